@@ -1,0 +1,68 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up everything else in .venv.
+
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SOURCES := qcompiler passes backends tests benchmarks .ci
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint wheel ci browser clean
+
+help:
+	@echo "make demo    compile two small models for ONNX Runtime, run them on real data, print the report"
+	@echo "make test    the whole test suite"
+	@echo "make lint    ruff, pyright and the floors of the house"
+	@echo "make wheel   build the wheel and try it outside the checkout"
+	@echo "make ci      what CI runs: test, lint, wheel"
+	@echo "make clean   remove what the above wrote"
+	@echo "variables: PYTHON=python3.12  VENV=.venv  TORCH='torch==2.13.0 --index-url ...'  WORKERS=2"
+
+demo: $(READY)-core
+	$(RUN) -m benchmarks.demo
+
+test: $(READY)-test browser
+	$(RUN) -m pytest -n $(WORKERS)
+
+lint: $(READY)-test $(READY)-dev
+	$(RUN) -m ruff check $(SOURCES)
+	$(RUN) -m ruff format --check $(SOURCES)
+	$(RUN) -m pyright --pythonpath $(RUN)
+	$(VENV)/bin/lint-imports
+
+wheel: $(READY)-dev
+	$(RUN) .ci/wheel.py
+
+ci: test lint wheel
+
+# One stamp per set of packages. Torch comes first, so that whoever needs another build of it says so in TORCH.
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY)-torch: Makefile | $(RUN)
+	$(RUN) -m pip install --quiet $(TORCH)
+	@touch $@
+
+$(READY)-core: $(READY)-torch pyproject.toml
+	$(RUN) -m pip install --quiet --editable .
+	@touch $@
+
+$(READY)-test $(READY)-dev: $(READY)-%: $(READY)-core
+	$(RUN) -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+# The HTML report is tested in a real browser; without one those tests skip and say so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| echo "no Chromium and no right to install one: the tests of the HTML report will be skipped"
+
+clean:
+	rm -rf $(VENV) build dist demo-artifact *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""ONNX with explicit quantization: lowering to kernels, writing, and reading back what onnxruntime runs."""

@@ -1,0 +1,106 @@
+"""Predicates that kernel rows name: what a kernel needs of a node beside number formats. Empty means yes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from qcompiler.backends.reference.arithmetic import MOST_TERMS
+from qcompiler.ir.program import Node, Program
+from qcompiler.ir.types import TensorType
+from qcompiler.target import Guard
+
+
+def accumulator_fits(program: Program, node: Node) -> str:
+    """The sum behind each output must fit int32 whatever the codes are."""
+    weight = program.bind(node)["weight"]
+    if not isinstance(weight, Node):
+        return "its weight is not a tensor"
+    terms = math.prod(int(dim) for dim in program.shape(weight)[1:])
+    return f"sums {terms} products, int32 holds {MOST_TERMS}" if terms > MOST_TERMS else ""
+
+
+def batched(program: Program, node: Node) -> str:
+    """Convolutions and pools need a batch axis, linear layers a row axis."""
+    bound = program.bind(node)
+    source = bound.get("input", bound.get("self"))
+    weight = bound.get("weight")
+    if not isinstance(source, Node):
+        return "its input is not a tensor"
+    rank = program.tensor_type(source).rank
+    wanted = program.tensor_type(weight).rank if isinstance(weight, Node) else program.tensor_type(node).rank
+    return "" if rank >= max(wanted, 2) else f"its input has only {rank} axes"
+
+
+def explicit_padding(program: Program, node: Node) -> str:
+    """Padding must be numbers."""
+    return "its padding is a word, not numbers" if isinstance(program.bind(node).get("padding"), str) else ""
+
+
+def single_precision(program: Program, node: Node) -> str:
+    """Scales are float32, and so is what a kernel yields."""
+    dtype = program.tensor_type(node).dtype
+    name = str(dtype).removeprefix("torch.")
+    return "" if dtype == torch.float32 else f"works in float32, the model in {name}: convert it with .float() first"
+
+
+def single_group(program: Program, node: Node) -> str:
+    """A transposed convolution has its output channels on one axis only when it has one group."""
+    return "" if program.bind(node)["groups"] == 1 else "has several groups"
+
+
+def spatial_mean(program: Program, node: Node) -> str:
+    """The mean over all axes behind the channels, whose sizes are known to be small enough for int32."""
+    bound = program.bind(node)
+    source, dims = bound["self"], bound["dim"]
+    if not isinstance(source, Node) or not isinstance(dims, list | tuple):
+        return "does not name its axes"
+    shape = program.shape(source)
+    axes = sorted(dim % len(shape) for dim in dims if isinstance(dim, int))
+    if len(shape) < 3 or axes != list(range(2, len(shape))):
+        return "is not the mean over all spatial axes"
+    sizes = [dim for dim in shape[2:] if isinstance(dim, int)]
+    if math.prod(sizes) > MOST_TERMS:
+        return f"averages {math.prod(sizes)} values, int32 holds {MOST_TERMS}"
+    return "" if bound.get("dtype") is None else "changes the element type"
+
+
+def plain_average(program: Program, node: Node) -> str:
+    """An average pool with the usual divisor: where windows are cut off at the end, runtimes divide differently."""
+    bound = program.bind(node)
+    if bound.get("divisor_override") is not None:
+        return "overrides its divisor"
+    return "has windows cut off at the end" if bound["ceil_mode"] else ""
+
+
+def plain_operands(program: Program, node: Node) -> str:
+    """Two tensors with axes, combined without a factor."""
+    bound = program.bind(node)
+    for name in ("self", "other"):
+        operand = bound[name]
+        type_ = operand.meta["type"] if isinstance(operand, Node) else None
+        if not isinstance(type_, TensorType) or type_.rank == 0:
+            return f"'{name}' is not a tensor with axes"
+    return "" if bound.get("alpha", 1) == 1 else "has a factor on its second operand"
+
+
+def static_bounds(program: Program, node: Node) -> str:
+    """Limits of a clamp must be numbers."""
+    bound = program.bind(node)
+    dynamic = any(isinstance(bound.get(name), Node) for name in ("min", "max"))
+    return "its bounds are tensors" if dynamic else ""
+
+
+GUARDS: Mapping[str, Guard] = {
+    "accumulator_fits": accumulator_fits,
+    "batched": batched,
+    "explicit_padding": explicit_padding,
+    "single_group": single_group,
+    "single_precision": single_precision,
+    "spatial_mean": spatial_mean,
+    "plain_average": plain_average,
+    "plain_operands": plain_operands,
+    "static_bounds": static_bounds,
+}

@@ -1,0 +1,35 @@
+"""How each operator is written as ONNX: one small function per operator, one table per theme."""
+
+from __future__ import annotations
+
+from qcompiler.backends.onnx.context import Emitter
+from qcompiler.backends.onnx.ops import (
+    activation,
+    attention,
+    create,
+    elementwise,
+    index,
+    linear,
+    norm,
+    pool,
+    quant,
+    reduce,
+    shape,
+    symbol,
+)
+
+THEMES: tuple[dict[str, Emitter], ...] = (
+    elementwise.EMITTERS,
+    activation.EMITTERS,
+    linear.EMITTERS,
+    attention.EMITTERS,
+    norm.EMITTERS,
+    shape.EMITTERS,
+    index.EMITTERS,
+    pool.EMITTERS,
+    reduce.EMITTERS,
+    create.EMITTERS,
+    symbol.EMITTERS,
+    quant.EMITTERS,
+)
+EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}

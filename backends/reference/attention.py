@@ -1,0 +1,44 @@
+"""Attention, and rotary embeddings, over heads that lie side by side in the last axis; nothing here is quantized."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    op: str,
+    query_heads: int,
+    key_heads: int,
+    scale: float,
+    is_causal: bool,
+) -> Tensor:
+    """Scaled dot-product attention; neighbouring query heads share a key head when there are fewer of these.
+
+    Shapes: query [B, L, H * E], key [B, S, G * E], value [B, S, G * F], mask broadcast to [B, H, L, S] -> [B, L, H * F]
+    in the dtype of the query.
+    """
+    q, k, v = _cut(query, query_heads), _cut(key, key_heads), _cut(value, key_heads)
+    shared = query_heads != key_heads
+    mixed = scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=shared)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def rotary(source: Tensor, cos: Tensor, sin: Tensor, *, op: str, heads: int) -> Tensor:
+    """`x * cos + [-high, low] * sin` in every head x = [low, high].
+
+    Shapes: source [B, T, H * E], cos and sin broadcast to [B, H, T, E] -> [B, T, H * E] in the dtype of the source.
+    """
+    x = _cut(source, heads)
+    low, high = x.chunk(2, -1)
+    return (x * cos + torch.cat([-high, low], -1) * sin).transpose(1, 2).flatten(2)
+
+
+def _cut(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

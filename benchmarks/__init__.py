@@ -1,0 +1,1 @@
+"""Measurements of qcompiler and the models they run on."""

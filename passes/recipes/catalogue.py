@@ -1,0 +1,11 @@
+"""All passes there are: the families' own tuples, one after the other."""
+
+from __future__ import annotations
+
+from qcompiler.passes import allocate, calibrate, canonical, lower, solve
+from qcompiler.pipeline import Pass
+
+
+def catalogue() -> tuple[type[Pass], ...]:
+    """Every pass class, in the order in which a compilation usually runs them."""
+    return (*canonical.PASSES, *allocate.PASSES, *lower.PASSES, *calibrate.PASSES, *solve.PASSES)

@@ -1,0 +1,127 @@
+"""`qcompiler compile`: from a model to the folder that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from qcompiler.cli.options import examples, model_options, print_json, shared
+from qcompiler.cli.progress import Mode, make_progress
+from qcompiler.cli.sources import Reading, make_job
+from qcompiler.cli.steps import print_program, printing, select_steps
+
+if TYPE_CHECKING:
+    from qcompiler.artifact import Artifact
+    from qcompiler.budget import Budget
+    from qcompiler.compiler import Job
+    from qcompiler.pipeline import Check
+
+
+@click.command(
+    "compile",
+    epilog=examples(
+        "qcompiler compile model.onnx --calibration samples.npz -o model_int8",
+        "qcompiler compile net.py:build --calibration samples.npz --recipe w4a16g32 -o model_int4",
+        "qcompiler compile model.onnx --recipe w8a8_dynamic --strict -o model_int8 --force",
+        "qcompiler compile model.onnx --calibration samples.npz --target jetson --budget size=3.5x -o edge",
+        "qcompiler compile model.onnx --calibration samples.npz --stop-after 3",
+    ),
+)
+@click.argument("model")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the artefact goes.")
+@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--recipe", default="auto", show_default=True, help="A name, a scheme such as w4a16g64, or a YAML file.")
+@model_options
+@click.option("--budget", metavar="size=LIMIT", help="Fail when the artefact is larger: size=4x, size=500kB.")
+@click.option("--strict", is_flag=True, help="Fail when a layer does not run as it was asked to.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="On the error stream: a bar on a terminal and lines elsewhere, lines, JSON lines, nothing.",
+)
+@click.option("--print-after", metavar="NAME|N|all", help="Print the program after these steps.")
+@click.option(
+    "--dump-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the program after every step there.",
+)
+@click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Stop after step N and print the program.")
+@click.option(
+    "--check",
+    type=click.Choice(["each", "stretch", "off"]),
+    default="stretch",
+    show_default=True,
+    help="How often promises to keep the function are checked.",
+)
+@shared
+def compile_command(
+    model: str,
+    output: Path | None,
+    force: bool,
+    recipe: str,
+    calibration: Path | None,
+    inputs: Path | None,
+    target: str,
+    plan: Path | None,
+    seed: int,
+    dynamic: Literal["auto", "none"],
+    budget: str | None,
+    strict: bool,
+    progress: Mode,
+    print_after: str | None,
+    dump_dir: Path | None,
+    stop_after: int | None,
+    check: Check,
+    as_json: bool,
+) -> None:
+    """Compile MODEL, an ONNX file or module.py:function, into a folder that runs.
+
+    The function is called without arguments and returns a torch.nn.Module or an ExportedProgram. Its example
+    inputs are the first calibration samples, or the arrays of --inputs.
+    """
+    from qcompiler.budget import Budget
+    from qcompiler.pipeline import Options
+
+    limit = Budget.parse(budget) if budget else None
+    if output is None and stop_after is None:
+        raise click.UsageError("say where the artefact goes: -o FOLDER")
+    reading = Reading(calibration, inputs, target, plan, seed, dynamic)
+    with make_progress(progress) as shown:
+        shown.update("read", 0, 0)
+        options = Options(check, stop_after, dump_dir, progress=shown.update)
+        job = make_job(model, reading, recipe, None, options, shown.log)
+        if stop_after is not None:
+            select_steps(str(stop_after), job.passes)
+        if print_after is not None:
+            show = printing(select_steps(print_after, job.passes), to_stderr=as_json)
+            job = replace(job, options=replace(options, show=show))
+        finish = _build(job, output, force, limit, strict, as_json)
+    finish()
+
+
+def _build(
+    job: Job, output: Path | None, force: bool, budget: Budget | None, strict: bool, as_json: bool
+) -> Callable[[], None]:
+    """Runs the job; returns what is left to print once the progress is off the screen."""
+    from qcompiler.compiler import build, run_job
+
+    if job.options.stop_after is not None or output is None:
+        _, program, steps = run_job(job)
+        return lambda: print_program(f"after {len(steps)} steps", program)
+    artifact = build(job, budget=budget, output=output, strict=strict, force=force)
+    return lambda: print_artifact(artifact, output, as_json)
+
+
+def print_artifact(artifact: Artifact, folder: Path, as_json: bool) -> None:
+    """Prints the report and where the artefact lies."""
+    if as_json:
+        return print_json({"folder": str(folder), **artifact.report.to_dict()})
+    artifact.report.print()
+    click.echo(f"\nartefact: {folder}  (run it with qcompiler.load, read {folder / 'report.html'})")
+    return None

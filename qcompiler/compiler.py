@@ -1,0 +1,381 @@
+"""The roof: from a model to an artefact that runs, with a report that says what really runs.
+
+The file is not called `compile.py`, because importing a submodule of that name would replace the function
+`qcompiler.compile` by a module.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
+from qcompiler.backends.onnx.backend import OnnxBackend
+from qcompiler.budget import Budget
+from qcompiler.data import Batches, as_inputs, as_samples, calibration_batches, first_call, flat_batch, load_npz
+from qcompiler.errors import AuditError, InputError, PassError
+from qcompiler.ir.interp import run
+from qcompiler.ir.parse import parse_program
+from qcompiler.ir.program import Program, Stage
+from qcompiler.passes.allocate import Assign, UsePlan
+from qcompiler.passes.canonical import CANONICAL
+from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
+from qcompiler.pipeline import Context, Options, Pass, Step, parse_pass, peak_bytes, run_passes, sample_inputs
+from qcompiler.plan import Plan, plan_of
+from qcompiler.report import Report
+from qcompiler.stats import Batch
+from qcompiler.summary import first_rows, summarize
+from qcompiler.target import Backend, Runner, Target
+from qcompiler.targets import load_target
+
+Dynamic = Literal["auto", "none"]
+CHECKED_ROWS = 2
+
+
+def backends() -> Mapping[str, Backend]:
+    """The code behind each target family, by name."""
+    return {backend.name: backend for backend in (OnnxBackend(),)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation, all choices made: what `compile` runs and the command line drives.
+
+    Args:
+        program: as traced.
+        target: the device.
+        passes: in order.
+        recipe: the passes came from.
+        batches: calibration data in flat form, empty when none was given.
+        example: flat inputs for checks and measurements when there is no calibration data.
+        seed: of every random choice.
+        options: of the runner.
+        log: takes one line for the user.
+    """
+
+    program: Program
+    target: Target
+    passes: Sequence[Pass]
+    recipe: Recipe
+    batches: Sequence[Batch] = ()
+    example: Batch | None = None
+    seed: int = 0
+    options: Options = field(default_factory=Options)
+    log: Callable[[str], None] = lambda line: None
+
+    @property
+    def sample(self) -> Batch:
+        """A small real batch if there is one."""
+        if self.batches:
+            return first_rows(self.program, self.batches[0], CHECKED_ROWS)
+        return self.example if self.example is not None else sample_inputs(self.program, self.seed)
+
+
+def compile(
+    model: object,
+    target: str | Target = "onnxruntime",
+    *,
+    inputs: object = None,
+    calibration: object = None,
+    recipe: str | Path | Recipe = "auto",
+    budget: Budget | None = None,
+    plan: str | Path | Plan | None = None,
+    evaluate: Callable[[Callable[..., object]], float] | None = None,
+    dynamic: Dynamic = "auto",
+    output: str | Path | None = None,
+    strict: bool = False,
+    seed: int = 0,
+) -> Artifact:
+    """Compiles a model for a target.
+
+    Args:
+        model: a `torch.nn.Module`, a `torch.export.ExportedProgram`, the path of an `.onnx` file, or a Program.
+        target: name of a target (`qcompiler targets`) or a Target.
+        inputs: example inputs of a module: a tuple of positional ones, a dict of keyword ones, or `Inputs(...)` for
+            both; when None the first calibration sample serves. ONNX models need none.
+        calibration: an iterable of such inputs (a DataLoader too), or the path of an `.npz` file. Needed by recipes
+            with static activations; never replaced by random data.
+        recipe: name, YAML path or Recipe; `auto` is `w8a8` with calibration data and `w8a8_dynamic` without.
+        budget: what the artefact may cost; a compilation that exceeds it is an error that says by how much.
+        plan: a plan, or the path of one, to replay instead of allocating anew.
+        evaluate: task metric: called with the float model and with the artefact (both are called like the model),
+            returns one number for the report.
+        dynamic: `auto` keeps every free input dimension symbolic, `none` fixes all to the example.
+        output: folder to save to; must not exist. Without one the artefact lives in a temporary folder.
+        strict: fail when any layer for which low bits were asked runs otherwise; layers that the recipe keeps in float
+            do not count.
+        seed: of every random choice.
+
+    Returns:
+        The artefact: call it like the model; see `.report`, `.plan`, `.onnx`, `.save(folder)`.
+
+    Raises:
+        InputError: for bad models, data, shapes or paths.
+        UnsupportedError: for what cannot be traced or lowered.
+        AuditError: with `strict`, when a layer does not run as asked.
+    """
+    if output is not None:
+        check_output(Path(output))
+    job = prepare(model, target, inputs, calibration, recipe, plan, dynamic, seed)
+    return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict)
+
+
+def trace(model: object, inputs: object = None, dynamic: Dynamic = "auto") -> Program:
+    """A model as a Program at stage traced; arguments as for `compile`.
+
+    Raises:
+        InputError: when the model or the example is bad.
+        UnsupportedError: when the model cannot be traced.
+    """
+    if dynamic not in get_args(Dynamic):
+        raise InputError(f"dynamic is {dynamic!r}", mend=f"choose one of {', '.join(get_args(Dynamic))}")
+    if isinstance(model, Program):
+        return model
+    if isinstance(model, torch.nn.Module):
+        from qcompiler.frontends.torch_trace import trace_module
+
+        if inputs is None:
+            raise InputError(
+                "a torch module needs example inputs to be traced",
+                mend="pass inputs=(x,) or calibration data, whose first sample then serves",
+            )
+        return trace_module(model, as_inputs(inputs), dynamic)
+    if isinstance(model, torch.export.ExportedProgram):
+        from qcompiler.frontends.torch_export import import_exported
+
+        return import_exported(model)
+    if isinstance(model, str | Path) or type(model).__name__ == "ModelProto":
+        from qcompiler.frontends.onnx_import import import_onnx
+
+        return import_onnx(model)  # pyright: ignore[reportArgumentType]
+    raise InputError(
+        f"a {type(model).__name__} is not a model",
+        mend="pass a torch.nn.Module, an ExportedProgram, the path of an .onnx file, or a Program",
+    )
+
+
+def parse(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
+    """A Program from its text form.
+
+    Args:
+        text: what `str(program)` gave, or what a person wrote.
+        weights: values of the parameters that the text names by digest only, such as `program.params`.
+
+    Raises:
+        ParseError: naming the line.
+        InputError: when `weights` lacks a parameter or holds other values.
+    """
+    return parse_program(text, weights)
+
+
+def load(folder: str | Path) -> Artifact:
+    """An artefact from its folder; nothing is unpickled.
+
+    Raises:
+        InputError: when the folder is no artefact, or a file is missing or changed.
+    """
+    return open_artifact(Path(folder), _runner)
+
+
+def prepare(
+    model: object,
+    target: str | Target = "onnxruntime",
+    inputs: object = None,
+    calibration: object = None,
+    recipe: str | Path | Recipe = "auto",
+    plan: str | Path | Plan | None = None,
+    dynamic: Dynamic = "auto",
+    seed: int = 0,
+    options: Options | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Job:
+    """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
+    device = target if isinstance(target, Target) else load_target(target, backends())
+    chosen = load_recipe(_automatic(calibration, log) if recipe == "auto" else recipe)
+    if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
+        source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
+        inputs, calibration = _example_from(calibration)
+        program = _trace_sample(model, inputs, dynamic, source)
+    else:
+        program = trace(model, inputs, dynamic)
+    batches = calibration_batches(program, calibration) if calibration is not None else Batches(program)
+    example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
+    extra = [parse_pass(text, catalogue()) for text in device.passes]
+    passes = (*CANONICAL, *extra, *(_replayed(pass_, plan) for pass_ in chosen.passes))
+    return Job(program, device, passes, chosen, batches, example, seed, options or Options(), log)
+
+
+def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
+    """Runs the passes of a job.
+
+    Returns:
+        the last canonical program, the program after the last pass, and the steps.
+    """
+    kept: list[Program] = []
+
+    def show(step: Step, program: Program) -> None:
+        if program.stage == Stage.CANONICAL:
+            kept[:] = [program]
+        job.options.show(step, program)
+
+    context = Context(job.target, seed=job.seed, log=job.log)
+    options = replace(job.options, show=show)
+    program, steps = run_passes(job.program, job.passes, context, job.batches, options, job.sample)
+    return (kept[0] if kept else program), program, steps
+
+
+def build(
+    job: Job,
+    *,
+    budget: Budget | None = None,
+    evaluate: Callable[[Callable[..., object]], float] | None = None,
+    output: str | Path | None = None,
+    strict: bool = False,
+    force: bool = False,
+) -> Artifact:
+    """Runs a job to the end: passes, lowering, files, audit, measurements, report. Arguments as for `compile`."""
+    started = time.perf_counter()
+    if output is not None:
+        check_output(Path(output), force)
+    if budget is not None:
+        _check_budget(budget)
+    backend = job.target.backend
+    canonical, quantized, steps = run_job(job)
+    if quantized.stage != Stage.QUANTIZED:
+        raise PassError(
+            f"the recipe ends at stage {quantized.stage}, and only a quantized program can be lowered",
+            mend="end the recipe with apply_plan, calibrate and a weight solver",
+        )
+    job.options.progress("lower", 0, 1)
+    lowered = backend.lower(quantized, job.target)
+    holder = tempfile.TemporaryDirectory(prefix="qcompiler-")
+    folder = Path(holder.name) / "artifact"
+    with building(folder) as work:
+        job.options.progress("emit", 0, 1)
+        files = backend.emit(lowered, job.target, work)
+        audits = backend.audit(lowered, job.target, work)
+        job.options.progress("measure", 0, 1)
+        runner = backend.runner(work)
+        report = summarize(
+            canonical,
+            quantized,
+            job.target,
+            job.recipe.name,
+            job.seed,
+            steps,
+            audits,
+            [work / name for name in files],
+            runner,
+            job.batches or [job.sample],
+            _warnings(job),
+        )
+        if strict:
+            _check_fallbacks(report)
+        if budget is not None:
+            budget.check(report.float_bytes, report.quantized_bytes)
+        if evaluate is not None:
+            report = replace(
+                report,
+                metric_float=_metric(evaluate, lambda *args, **kwargs: run(canonical, *args, **kwargs)),
+                metric_quantized=_metric(evaluate, Artifact.bare(canonical.signature, canonical, runner)),
+            )
+        report = replace(report, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
+        plan = plan_of(quantized, job.target.name, job.recipe.name)
+        write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, files)
+    job.options.progress("done", 1, 1)
+    artifact = open_artifact(folder, _runner, holder)
+    return artifact.save(output, force=force) if output is not None else artifact
+
+
+def _check_budget(budget: object) -> None:
+    """Refuses a size that cannot be read now, not after all the work."""
+    if not isinstance(budget, Budget):
+        raise InputError(f"budget is {budget!r}, not a Budget", mend='pass qcompiler.Budget(size="4x")')
+    budget.limit(0)
+
+
+def _automatic(calibration: object, log: Callable[[str], None]) -> str:
+    if calibration is not None:
+        return "w8a8"
+    log("no calibration data: recipe w8a8_dynamic, which finds activation ranges at run time")
+    return "w8a8_dynamic"
+
+
+def _example_from(calibration: object) -> tuple[object, object]:
+    """Example inputs from the calibration data, and the data with nothing lost."""
+    if isinstance(calibration, str | Path):
+        arrays = load_npz(Path(calibration))
+        return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
+    samples = as_samples(calibration)
+    return first_call(samples[0]), samples
+
+
+def _trace_sample(model: torch.nn.Module, sample: object, dynamic: Dynamic, source: str) -> Program:
+    try:
+        return trace(model, sample, dynamic)
+    except InputError as error:
+        where = f"{error.where}, called with {source}: {_shapes_of(sample)}".removeprefix(", ")
+        raise InputError(error.what, where=where, step=error.step, mend=error.mend) from error
+
+
+def _shapes_of(sample: object) -> str:
+    """Names, dtypes and shapes of example inputs: `image float32[2, 3, 8, 8]`."""
+    given = as_inputs(sample)
+    named = {**{str(number): value for number, value in enumerate(given.args)}, **given.kwargs}
+    texts = (
+        f"{name} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        if isinstance(value, torch.Tensor)
+        else f"{name} {type(value).__name__}"
+        for name, value in named.items()
+    )
+    return ", ".join(texts) or "nothing"
+
+
+def _replayed(pass_: Pass, plan: str | Path | Plan | None) -> Pass:
+    if plan is None or not isinstance(pass_, Assign):
+        return pass_
+    return UsePlan(plan=plan) if isinstance(plan, Plan) else UsePlan(path=str(plan))
+
+
+def _runner(folder: Path, manifest: Mapping[str, object]) -> Runner:
+    name = str(manifest.get("backend", ""))
+    known = backends()
+    if name not in known:
+        raise InputError(f"the artefact needs backend '{name}', which this version lacks", where=str(folder))
+    return known[name].runner(folder)
+
+
+def _check_fallbacks(report: Report) -> None:
+    fallen = report.fallbacks
+    if fallen:
+        texts = (f"{layer.name}: {layer.requested} runs as {layer.realised} ({layer.reason})" for layer in fallen[:5])
+        raise AuditError(
+            f"{len(fallen)} of {len(report.layers)} layers do not run as asked",
+            where="; ".join(texts),
+            step="audit",
+            mend=fallen[0].mend or "keep these layers in float by the recipe (assign{keep=...}), or drop strict",
+        )
+
+
+def _metric(evaluate: Callable[[Callable[..., object]], float], call: Callable[..., object]) -> float:
+    value = evaluate(call)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"evaluate returned a {type(value).__name__}, not a number",
+            mend="return one number, such as the top-1 accuracy, from evaluate(model)",
+        ) from error
+
+
+def _warnings(job: Job) -> list[str]:
+    if job.batches:
+        return []
+    kind = "the example inputs" if job.example is not None else "made-up inputs"
+    return [f"there was no calibration data: errors were measured on {kind}"]

@@ -1,0 +1,289 @@
+"""An ExportedProgram becomes a Program at stage traced; parameters are shared, symbols renamed, provenance kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.frontends.finite import check_finite
+from qcompiler.frontends.torch_whole import decompositions
+from qcompiler.ir.program import Node, Origin, Program, Signature
+from qcompiler.ir.structure import Structure, describe
+from qcompiler.ir.types import Dim as Dimension
+from qcompiler.ir.types import Symbol, SymbolType, TensorType, TupleType, Type, as_dim
+
+WRAPPED = "_model"
+
+
+def import_exported(
+    exported: ExportedProgram,
+    names: Sequence[str] | None = None,
+    name: str = "model",
+    signature: Signature | None = None,
+) -> Program:
+    """Turns an ExportedProgram into a Program; parameters are shared, not copied.
+
+    Args:
+        exported: from torch.export; decompositions that make it functional are applied here.
+        names: names of the user inputs; those of the exported signature when None.
+        name: of the program.
+        signature: how the program is called; that of the exported program when None.
+
+    Raises:
+        InputError: for a weight that holds NaN or infinity, and an export in which two inputs became one.
+        UnsupportedError: for a model that writes to its buffers; what it writes to its inputs stays inside.
+    """
+    _check_examples(exported)
+    functional = _functional(exported)
+    importer = _Importer(functional, Program(name=_safe(name)))
+    program = importer.run(names)
+    if signature is None:
+        call = functional.call_spec
+        args, kwargs = _indexed(call.in_spec) if call.in_spec else ((), {})
+        signature = Signature(
+            _structure(args, importer.given),
+            _structure(kwargs, importer.given),
+            _structure(_indexed(call.out_spec), importer.returned),
+        )
+    program.signature = signature
+    return program
+
+
+def _check_examples(exported: ExportedProgram) -> None:
+    """Refuses an export whose example passed one tensor twice: torch.export reads one input in place of the other."""
+    example = pytree.tree_leaves(exported.example_inputs)
+    tensors = [id(leaf) for leaf in example if isinstance(leaf, torch.Tensor)]
+    if len(set(tensors)) < len(tensors):
+        raise InputError(
+            "the program was exported with one tensor for two inputs, which torch.export takes for one input",
+            step="trace",
+            mend="export it again with a tensor of its own for each input, such as x.clone()",
+        )
+
+
+def _functional(exported: ExportedProgram) -> ExportedProgram:
+    """Without in-place operators; composites that the compiler knows, such as linear, stay whole.
+
+    Example inputs are put aside meanwhile: with them torch inserts a call that re-checks its guards, which its own
+    functionalization then fails to run.
+    """
+    example = exported.example_inputs
+    exported.example_inputs = None
+    try:
+        with quiet():
+            return exported.run_decompositions(decompositions())
+    finally:
+        exported.example_inputs = example
+
+
+def _indexed(spec: pytree.TreeSpec | None) -> Any:
+    return pytree.tree_unflatten(list(range(spec.num_leaves)), spec) if spec else 0
+
+
+def _structure(value: object, leaves: Sequence[Structure]) -> Structure:
+    """The containers of `value`, whose integers say which of `leaves` stands there."""
+    indexed, integers, _ = describe(pytree.tree_map(lambda index: torch.tensor(index), value))
+    return _placed(indexed, [leaves[int(index)] for index in integers])
+
+
+def _placed(structure: Structure, leaves: Sequence[Structure]) -> Structure:
+    if structure.kind == "leaf":
+        return leaves[structure.index]
+    children = tuple(_placed(child, leaves) for child in structure.children)
+    return Structure(structure.kind, children, structure.keys, structure.index, structure.value, structure.class_name)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch's warnings, log lines and half-made graphs (on standard error) from the user while it traces."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclass
+class _Importer:
+    exported: ExportedProgram
+    program: Program
+
+    def run(self, names: Sequence[str] | None) -> Program:
+        self.values: dict[Node, Node] = {}
+        self.renamed: dict[str, Dimension] = {}
+        self.given: list[Structure] = []
+        self.returned: list[Structure] = []
+        specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
+        user_names = iter(names) if names is not None else None
+        placeholders = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
+        for node in placeholders:
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
+                self.given.append(Structure("const", value=spec.arg.value))
+            elif spec.kind == InputKind.USER_INPUT:
+                self.given.append(Structure("leaf", index=len(self.program.inputs)))
+                self.add_input(node, next(user_names) if user_names else node.name)
+        for node in placeholders:
+            spec = specs[node.name]
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                self.add_param(node, str(spec.target))
+            elif spec.kind != InputKind.USER_INPUT:
+                raise UnsupportedError(f"input '{node.name}' of kind {spec.kind} is not supported")
+        for node in self.exported.graph.nodes:
+            if node.op == "call_function":
+                self.add_call(node)
+            elif node.op not in ("placeholder", "output"):
+                raise UnsupportedError(
+                    f"the traced graph holds a {node.op} node, '{node.name}'",
+                    mend="control flow that depends on data (torch.cond and loops) is not supported",
+                )
+        self.add_outputs()
+        self.program.erase_dead()
+        self.program.edits = 0
+        return self.program
+
+    def add_input(self, node: Node, name: str) -> None:
+        self.values[node] = self.program.add_input(name, self.type(node.meta["val"]))
+
+    def add_param(self, node: Node, target: str) -> None:
+        if not node.users:
+            return
+        state = self.exported.state_dict
+        value = state[target] if target in state else self.exported.constants[target]
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedError(f"constant '{target}' is a {type(value).__name__}, not a tensor")
+        name = _strip(target)
+        if target in state:
+            check_finite(name, value.detach(), self.program.name, "trace")
+        self.values[node] = self.program.add_param(name, value.detach())
+
+    def add_call(self, node: Node) -> None:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedError(
+                f"the model uses {node.target}, which is not supported",
+                where=_module_path(node) or _source_line(node),
+                mend="rewrite data-dependent control flow with torch.where, or trace the part without it",
+            )
+        if node.meta.get("val") is None and not node.users:
+            return
+        if free_unbacked_symbols(node.meta["val"]):
+            raise UnsupportedError(
+                f"the size of what {node.target} yields depends on data",
+                where=_module_path(node) or _source_line(node),
+                mend="choose with torch.where or masks instead of picking elements, or trace the part without it",
+            )
+        origin = Origin(_module_path(node))
+        builder = self.program.append(module=origin.module)
+        args = map_arg(node.args, lambda source: self.values[source])
+        kwargs = map_arg(node.kwargs, lambda source: self.values[source])
+        type_ = self.type(node.meta["val"])
+        kwargs = {**kwargs, **_derived_epsilon(node)}
+        self.values[node] = builder.call(node.target, *args, kwargs=kwargs, name=node.name, type_=type_)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def add_outputs(self) -> None:
+        output = next(node for node in self.exported.graph.nodes if node.op == "output")
+        specs = self.exported.graph_signature.output_specs
+        kept: list[Node] = []
+        for spec, value in zip(specs, output.args[0], strict=True):
+            if spec.kind == OutputKind.USER_OUTPUT:
+                if isinstance(value, torch.fx.Node):
+                    self.returned.append(Structure("leaf", index=len(kept)))
+                    kept.append(self.values[value])
+                else:
+                    self.returned.append(Structure("const", value=value))
+            elif spec.kind == OutputKind.BUFFER_MUTATION:
+                raise UnsupportedError(
+                    f"the model writes to '{_strip(str(spec.target))}' while it runs",
+                    where=_source_line(value) if isinstance(value, torch.fx.Node) else "",
+                    step="trace",
+                    mend="pass the state as an input and return the new state",
+                )
+        self.program.set_outputs(kept)
+
+    def type(self, value: object) -> Type:
+        type_ = self.program.dimensions.type_of(list(value) if isinstance(value, tuple) else value)
+        if type_ is None:
+            raise UnsupportedError("an operator yields nothing")
+        return self.rename(type_)
+
+    def rename(self, type_: Type) -> Type:
+        if isinstance(type_, TupleType):
+            return TupleType(tuple(item and self.rename(item) for item in type_.items))
+        if isinstance(type_, SymbolType):
+            return SymbolType(self.dim(type_.expr))
+        return TensorType(type_.dtype, tuple(self.dim(dim) for dim in type_.shape))
+
+    def dim(self, dim: Dimension) -> Dimension:
+        if isinstance(dim, int):
+            return dim
+        for symbol in sorted(dim.free_symbols, key=str):
+            if str(symbol) not in self.renamed:
+                self.renamed[str(symbol)] = self.declare(symbol)
+        return as_dim(dim.xreplace({s: sympy.sympify(self.renamed[str(s)]) for s in dim.free_symbols}))
+
+    def declare(self, symbol: sympy.Basic) -> Dimension:
+        """A program symbol for one of torch.export."""
+        env = self.shape_env
+        known = env.backed_var_to_val.get(symbol) if env else None  # pyright: ignore[reportArgumentType, reportCallIssue]
+        bounds = self.exported.range_constraints.get(symbol)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        low = int(bounds.lower) if bounds is not None else 1
+        high = int(bounds.upper) if bounds is not None and bounds.upper.is_Integer and bounds.upper < 2**62 else None
+        hint = int(known) if known is not None else max(2, low)
+        return self.program.dimensions.add(
+            f"s{len(self.program.dimensions.symbols)}", Symbol(hint, 1 if low <= 2 else low, high)
+        )
+
+    @cached_property
+    def shape_env(self) -> ShapeEnv | None:
+        for node in self.exported.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch._subclasses.FakeTensor):
+                return value.fake_mode.shape_env
+        return None
+
+
+def _derived_epsilon(node: Node) -> dict[str, float]:
+    """The epsilon that an RMS norm without one takes from the dtype of its input; stated, it is the same in float64."""
+    if node.target is not torch.ops.aten.rms_norm.default or len(node.args) > 3 or node.kwargs.get("eps") is not None:
+        return {}
+    return {"eps": torch.finfo(node.meta["val"].dtype).eps}
+
+
+def _module_path(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return _strip(paths[-1]) if paths and not paths[-1].startswith("_empty") else ""
+
+
+def _strip(path: str) -> str:
+    if path == WRAPPED:
+        return ""
+    return path.removeprefix(f"{WRAPPED}.")
+
+
+def _source_line(node: Node) -> str:
+    lines = [line.strip() for line in str(node.meta.get("stack_trace", "")).splitlines() if line.strip()]
+    return lines[-1] if lines else node.name
+
+
+def _safe(name: str) -> str:
+    return "".join(char if char.isalnum() or char == "_" else "_" for char in name) or "model"

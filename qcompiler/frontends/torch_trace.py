@@ -1,0 +1,265 @@
+"""The PyTorch front-end: a module is traced by torch.export with every free dimension kept symbolic.
+
+The module is wrapped so that torch.export sees flat tensors only; keyword inputs, dataclasses and dicts on either side
+are kept as a `Structure`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sympy
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
+
+from qcompiler.data import Inputs
+from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.frontends.explain import explain_failure, failed_call
+from qcompiler.frontends.torch_export import import_exported, quiet
+from qcompiler.ir.program import Program, Signature
+from qcompiler.ir.structure import Structure, describe
+
+Dynamic = Literal["auto", "none"]
+
+
+@dataclass
+class _Found:
+    """What the trace learns besides the graph; torch.export restores plain attributes of a module, not this."""
+
+    result: Structure | None = None
+
+
+class _Flat(torch.nn.Module):
+    """Takes and returns flat tensors; remembers the structure of the result."""
+
+    def __init__(self, model: torch.nn.Module, args: Structure, kwargs: Structure) -> None:
+        super().__init__()
+        self._model = model
+        self._args, self._kwargs = args, kwargs
+        self.found = _Found()
+
+    def forward(self, *leaves: torch.Tensor) -> list[torch.Tensor]:
+        args: Any = self._args.build(leaves)
+        kwargs: Any = self._kwargs.build(leaves)
+        self.found.result, flat, _ = describe(self._model(*args, **kwargs))
+        return flat
+
+
+def trace_module(model: torch.nn.Module, inputs: Inputs, dynamic: Dynamic = "auto") -> Program:
+    """Traces a module in inference mode.
+
+    Args:
+        model: put into eval mode for the trace; every module of it gets its own mode back.
+        inputs: one example call.
+        dynamic: `auto` keeps free dimensions symbolic, `none` fixes all of them to the example.
+
+    Raises:
+        InputError: when the example does not fit the model, the model fails on it, or a weight holds NaN or infinity.
+        UnsupportedError: when torch.export cannot trace the model; says why, where and how to mend it.
+    """
+    args, kwargs, leaves, names = _describe_call(model, inputs)
+    flat = _Flat(model, args, kwargs)
+    with _inference(model):
+        _check_dtypes(flat, leaves)
+        exported = _export(flat, leaves, dynamic)
+        by_bytecode = dynamic == "auto" and not _has_free_batch(exported)
+        seen_through = _export_bytecode(flat, leaves) if by_bytecode else None
+    if seen_through is not None:
+        return import_exported(seen_through, names, type(model).__name__)
+    result = flat.found.result
+    if result is None or not result.leaf_count():
+        raise UnsupportedError("the model returned nothing", mend="return tensors, or dicts or dataclasses of tensors")
+    return import_exported(exported, names, type(model).__name__, Signature(args, kwargs, result))
+
+
+@contextlib.contextmanager
+def _inference(model: torch.nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _describe_call(
+    model: torch.nn.Module, inputs: Inputs
+) -> tuple[Structure, Structure, list[torch.Tensor], list[str]]:
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+        inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"the example inputs do not fit {type(model).__name__}.forward: {error}",
+            where=f"forward{inspect.signature(model.forward)}",
+            mend="give inputs=(...) for positional, inputs={...} for keyword inputs, or qcompiler.Inputs(...) for both",
+        ) from error
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [positional[i] if i < len(positional) else f"arg{i}" for i in range(len(inputs.args))]
+    structure, leaves, paths = describe((tuple(inputs.args), dict(inputs.kwargs)))
+    args, kwargs = structure.children
+    renamed = [_input_name(path, names) for path in paths]
+    if not leaves:
+        raise InputError("the example inputs hold no tensor", mend="give at least one tensor input")
+    return args, kwargs, _distinct(leaves), renamed
+
+
+def _distinct(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Leaves of which none is the same object as another: torch.export would take two such inputs for one."""
+    seen: set[int] = set()
+    result = []
+    for leaf in leaves:
+        result.append(leaf.clone() if id(leaf) in seen else leaf)
+        seen.add(id(leaf))
+    return result
+
+
+def _input_name(path: str, names: Sequence[str]) -> str:
+    side, _, rest = path.partition(".")
+    if side == "1":
+        return rest
+    index, _, inner = rest.partition(".")
+    return names[int(index)] + (f".{inner}" if inner else "")
+
+
+def _export(flat: _Flat, leaves: Sequence[torch.Tensor], dynamic: Dynamic) -> ExportedProgram:
+    """Exports with every dimension free if possible; a dimension of one is widened first, or torch would fix it."""
+    attempts: list[tuple[Sequence[torch.Tensor], bool]] = []
+    if dynamic == "auto":
+        widened = [_widened(leaf) for leaf in leaves]
+        if any(a is not b for a, b in zip(widened, leaves, strict=True)):
+            attempts.append((widened, True))
+        attempts.append((leaves, True))
+    attempts.append((leaves, False))
+    failure: Exception | None = None
+    for example, free in attempts:
+        try:
+            return _export_free(lambda shapes, given=example: _export_once(flat, given, shapes), example, free)
+        except Exception as error:
+            failure = error
+    raise explain_failure(failure or RuntimeError("torch.export failed"), _eager_failure(flat, leaves), flat._model)
+
+
+def _check_dtypes(flat: _Flat, leaves: Sequence[torch.Tensor]) -> None:
+    """Calls the model when an input has a floating dtype that no weight has: torch.export traces through such errors.
+
+    Raises:
+        InputError: when the model then fails.
+    """
+    weights = {parameter.dtype for parameter in flat.parameters() if parameter.is_floating_point()}
+    if weights and any(leaf.is_floating_point() and leaf.dtype not in weights for leaf in leaves):
+        failure = _eager_failure(flat, leaves)
+        if failure is not None:
+            raise failed_call(failure, flat._model)
+
+
+def _eager_failure(flat: _Flat, leaves: Sequence[torch.Tensor]) -> Exception | None:
+    """What the model says when it is simply called with the example; None when it runs."""
+    try:
+        with torch.no_grad():
+            flat(*leaves)
+    except Exception as error:
+        return error
+    return None
+
+
+FreeDims = list[dict[int, Any]]
+
+
+def _export_free(
+    export: Callable[[FreeDims], ExportedProgram], leaves: Sequence[torch.Tensor], free: bool
+) -> ExportedProgram:
+    """Exports with all dimensions free, and again with those fixed that the first trace tied to one value."""
+    shapes: FreeDims = [{axis: Dim.AUTO for axis in range(leaf.dim())} if free else {} for leaf in leaves]
+    exported = export(shapes)
+    pinned = _pinned_dims(exported)
+    if not any(pinned):
+        return exported
+    return export(
+        [
+            {axis: dim for axis, dim in dims.items() if axis not in fixed}
+            for dims, fixed in zip(shapes, pinned, strict=True)
+        ]
+    )
+
+
+def _export_once(flat: _Flat, leaves: Sequence[torch.Tensor], shapes: FreeDims) -> ExportedProgram:
+    with quiet(), torch.no_grad():
+        return torch.export.export(
+            flat, tuple(leaves), dynamic_shapes=(tuple(dims or None for dims in shapes),), strict=False
+        )
+
+
+def _export_bytecode(flat: _Flat, leaves: Sequence[torch.Tensor]) -> ExportedProgram | None:
+    """A second trace with torch's bytecode tracer, which sees through code such as `len(x)` that fixes the batch.
+
+    None when it frees no first dimension either, or the inputs are not plain tensors.
+    """
+    widened = [_widened(leaf) for leaf in leaves]
+    args: Any = flat._args.build(widened)
+    kwargs: Any = flat._kwargs.build(widened)
+    plain, _ = pytree.tree_flatten((args, kwargs))
+    if len(plain) != len(leaves) or not all(isinstance(item, torch.Tensor) for item in plain):
+        return None
+    bound = dict(inspect.signature(flat._model.forward).bind(*args, **kwargs).arguments)
+    _, tree = pytree.tree_flatten(bound)
+
+    def export(shapes: FreeDims) -> ExportedProgram:
+        dynamic = pytree.tree_unflatten([dims or None for dims in shapes], tree)
+        with quiet(), torch.no_grad():
+            return torch.export.export(flat._model, args, kwargs, dynamic_shapes=dynamic, strict=True)
+
+    try:
+        exported = _export_free(export, leaves, free=True)
+    except Exception:
+        return None
+    return exported if _has_free_batch(exported) else None
+
+
+def _user_inputs(exported: ExportedProgram) -> list[torch._subclasses.FakeTensor]:
+    names = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
+    values = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
+    return [value for value in values if isinstance(value, torch._subclasses.FakeTensor)]
+
+
+def _pinned_dims(exported: ExportedProgram) -> list[set[int]]:
+    """Per input, the axes whose symbol the trace tied to one value: the model does not leave them free."""
+    return [
+        {
+            axis
+            for axis, size in enumerate(value.shape)
+            if isinstance(size, torch.SymInt)
+            and any(_is_pinned(size.node.shape_env, s) for s in size.node.expr.free_symbols)
+        }
+        for value in _user_inputs(exported)
+    ]
+
+
+def _is_pinned(env: ShapeEnv, symbol: sympy.Basic) -> bool:
+    """Whether an expression of `symbol` must equal a constant; divisibility (a remainder of zero) does not count."""
+    return any(
+        isinstance(guard.expr, sympy.Eq)
+        and symbol in guard.expr.free_symbols
+        and any(side.is_Integer and side != 0 for side in guard.expr.args)
+        for guard in env.guards
+    )
+
+
+def _has_free_batch(exported: ExportedProgram) -> bool:
+    """Whether the first dimension of some input stayed symbolic."""
+    sizes = [value.shape[0] for value in _user_inputs(exported) if value.dim()]
+    return any(isinstance(size, torch.SymInt) and size.node.expr.free_symbols for size in sizes)
+
+
+def _widened(leaf: torch.Tensor) -> torch.Tensor:
+    if leaf.dim() and leaf.shape[0] == 1:
+        return leaf.expand(2, *leaf.shape[1:]).clone()
+    return leaf

@@ -1,0 +1,1 @@
+"""The intermediate representation: programs, their text form, their rules, their meaning."""

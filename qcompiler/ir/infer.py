@@ -1,0 +1,128 @@
+"""The type of every call: torch's own shape functions for ATen, a rule each for the `qc::` dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+import torch
+from torch.fx.node import Argument, Node, map_arg
+
+from qcompiler.errors import QCompilerError, VerifyError
+from qcompiler.ir import ops
+from qcompiler.ir.ops import Target
+from qcompiler.ir.types import Dimensions, TensorType, TupleType, Type
+from qcompiler.spec import QuantSpec
+
+
+def infer(dimensions: Dimensions, target: object, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> Type:
+    """Type of a call, from the types of its arguments. Equal calls have equal types, so that each is inferred once.
+
+    Raises:
+        VerifyError: when the arguments do not fit the operator.
+    """
+    call = (target, _key(args), _key(kwargs))
+    found = dimensions.known.get(call)
+    if found is None:
+        found = dimensions.known[call] = _inferred(dimensions, target, args, kwargs)
+    return found
+
+
+def _key(value: object) -> Hashable:
+    """What the type of a call depends on: types of nodes, values of all else; 1, 1.0 and True are not the same."""
+    if isinstance(value, Node):
+        return value.meta["type"]
+    if isinstance(value, Mapping):
+        return tuple((name, _key(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return (type(value), *(_key(item) for item in value))
+    if isinstance(value, slice):
+        return (slice, _key(value.start), _key(value.stop), _key(value.step))
+    return (type(value), value)
+
+
+def _inferred(dimensions: Dimensions, target: object, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> Type:
+    rule = _DIALECT_TYPES.get(target)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if rule is not None:
+        return rule(ops.bind(target, tuple(args), dict(kwargs)))
+    fake_args, fake_kwargs = map_arg((tuple(args), dict(kwargs)), lambda node: dimensions.fake(node.meta["type"]))  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues, reportReturnType]
+    try:
+        with dimensions.inference():
+            result = target(*fake_args, **fake_kwargs)  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess]
+    except QCompilerError:
+        raise
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise VerifyError(
+            f"the arguments do not fit {ops.op_name(target)}: {first_line}",
+            where=_describe_call(ops.op_name(target), args),
+        ) from error
+    type_ = dimensions.type_of(result)
+    if type_ is None:
+        raise VerifyError(f"{ops.op_name(target)} yields nothing")
+    return type_
+
+
+def _describe_call(name: str, args: Iterable[object]) -> str:
+    texts = [f"%{arg.name} : {_brief(arg.meta['type'])}" if isinstance(arg, Node) else str(arg) for arg in args]
+    return f"{name} {', '.join(texts)}"
+
+
+def _brief(type_: Type) -> str:
+    if isinstance(type_, TensorType):
+        return f"[{', '.join(str(dim) for dim in type_.shape)}]"
+    return str(type_)
+
+
+def _tensor_of(value: object) -> TensorType:
+    if isinstance(value, Node) and isinstance(value.meta["type"], TensorType):
+        return value.meta["type"]
+    raise VerifyError("quantize and dequantize take a tensor", where=str(value))
+
+
+def _spec_of(value: object) -> QuantSpec:
+    if isinstance(value, QuantSpec):
+        return value
+    raise VerifyError("a qc operator needs a QuantSpec", where=str(value))
+
+
+def _type_quantize(bound: Mapping[str, Argument]) -> Type:
+    x = _tensor_of(bound["x"])
+    return TensorType(x.dtype, x.shape, _spec_of(bound["spec"]))
+
+
+def _type_dequantize(bound: Mapping[str, Argument]) -> Type:
+    codes = _tensor_of(bound["codes"])
+    return TensorType(codes.dtype, codes.shape)
+
+
+def _type_choose_qparams(bound: Mapping[str, Argument]) -> Type:
+    shape = _spec_of(bound["spec"]).levels[0].scale_shape(_tensor_of(bound["x"]).shape)
+    return TupleType((TensorType(torch.float32, tuple(shape)), TensorType(torch.float32, tuple(shape))))
+
+
+def _type_kernel(bound: Mapping[str, Argument]) -> Type:
+    raise VerifyError("the type of a kernel call must be given where it is built")
+
+
+def _type_getitem(bound: Mapping[str, Argument]) -> Type:
+    source, index = bound["a"], bound["b"]
+    type_ = source.meta["type"] if isinstance(source, Node) else None
+    if (
+        not isinstance(type_, TupleType)
+        or not isinstance(index, int)
+        or not -len(type_.items) <= index < len(type_.items)
+    ):
+        raise VerifyError("getitem takes a tuple value and an index inside it", where=str(source))
+    item = type_.items[index]
+    if item is None:
+        raise VerifyError(f"result {index} of '%{source}' is absent")
+    return item
+
+
+_DIALECT_TYPES: dict[Target, Callable[[Mapping[str, Argument]], Type]] = {
+    ops.quantize: _type_quantize,
+    ops.dequantize: _type_dequantize,
+    ops.choose_qparams: _type_choose_qparams,
+    ops.kernel: _type_kernel,
+    ops.op_target(ops.GETITEM): _type_getitem,
+}

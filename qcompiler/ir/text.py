@@ -1,0 +1,238 @@
+"""The `.qir` text form, printed: one node per line, types always, weights as fills or digests.
+
+The grammar (whole; `ir/parse.py` reads it)::
+
+    file    ::= { "#" comment } { spec } { dim } program
+    spec    ::= "spec" "@"name "=" QuantSpec text
+    dim     ::= "dim" name "=" hint "in" low ".." [high]
+    program ::= "program" "@"name "stage="stage "{" [signature] {input} {param} {node} "return" values "}"
+    input   ::= "input" "%"name [string] ":" type
+    param   ::= "param" "%"name [string] ":" type "=" fill
+    node    ::= results "=" op args [ "{" key=value, ... "}" ] ":" type [ ";" origin ]
+    type    ::= (dtype | "@"spec) "[" dims "]" | "sym[" dim "]" | "(" types ")" | "none"
+
+A node with several results names each of them (`_` when unused). A spec that the types already say is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+
+from qcompiler.errors import VerifyError
+from qcompiler.ir import ops
+from qcompiler.ir.fill import Fill, digest_of
+from qcompiler.ir.program import Node, Origin, Program, Signature
+from qcompiler.ir.types import DTYPE_NAMES, Dim, SymbolType, TensorType, TupleType, Type, dim_symbols
+from qcompiler.spec import QuantSpec
+
+INLINE_VALUES = 8
+MEMORY_FORMATS: dict[str, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "preserve": torch.preserve_format,
+    "channels_last": torch.channels_last,
+    "channels_last_3d": torch.channels_last_3d,
+}
+
+
+def print_program(program: Program, only: set[str] | None = None) -> str:
+    """Text of a program.
+
+    Args:
+        program: any stage.
+        only: names of the operator nodes to print; everything when None (only a whole program parses back).
+    """
+    return _Printer(program).program(only)
+
+
+def print_type(type_: Type | None) -> str:
+    """Text of a type outside any program (dimensions by their own names, specs spelled out)."""
+    return _print_type(type_, None, None)
+
+
+@dataclass
+class _Printer:
+    subject: Program
+    dims: dict[str, str] = field(default_factory=dict)
+    specs: dict[QuantSpec, str] = field(default_factory=dict)
+
+    def program(self, only: set[str] | None) -> str:
+        lines: list[str] = []
+        if self.subject.signature != Signature.flat(len(self.subject.inputs), len(self.subject.outputs)):
+            lines.append(f"  signature {_signature_json(self.subject.signature)}")
+        for node in self.subject.inputs:
+            lines.append(f"  input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
+        for node in self.subject.param_nodes:
+            fill = print_fill(self.subject.params[str(node.target)])
+            lines.append(f"  param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
+        for node in self.subject.nodes:
+            if self.subject.op(node) != ops.GETITEM and (only is None or node.name in only):
+                lines.append("  " + self.node(node))
+        outputs = ", ".join(f"%{node.name}" for node in self.subject.outputs)
+        lines.append(f"  return {outputs}" if outputs else "  return")
+        head = [f"spec @{name} = {spec}" for spec, name in self.specs.items()]
+        head += [self.dimension(name) for name in self.dims]
+        return "\n".join([*head, f"program @{self.subject.name} stage={self.subject.stage} {{", *lines, "}"]) + "\n"
+
+    def dimension(self, name: str) -> str:
+        symbol = self.subject.dimensions.symbols[name]
+        high = "" if symbol.high is None else str(symbol.high)
+        return f"dim {self.dims[name]} = {symbol.hint} in {symbol.low}..{high}"
+
+    def node(self, node: Node) -> str:
+        args = [self.value(arg) for arg in node.args]
+        attributes = {
+            key: self.value(value) for key, value in node.kwargs.items() if not self.implied(node, key, value)
+        }
+        text = f"{self.results(node)} = {self.subject.op(node)}"
+        text += f" {', '.join(args)}" if args else ""
+        text += f" {{{', '.join(f'{key}={attributes[key]}' for key in sorted(attributes))}}}" if attributes else ""
+        text += f" : {self.type(node.meta['type'])}"
+        return text + _print_origin(self.subject.origin(node))
+
+    def results(self, node: Node) -> str:
+        type_ = node.meta["type"]
+        if not isinstance(type_, TupleType):
+            return f"%{node.name}"
+        names = {user.args[1]: f"%{user.name}" for user in node.users if self.subject.op(user) == ops.GETITEM}
+        return ", ".join(names.get(i, "_") for i in range(len(type_.items))) or "_"
+
+    def implied(self, node: Node, key: str, value: object) -> bool:
+        return key == "spec" and value == implied_spec(node)
+
+    def type(self, type_: Type | None) -> str:
+        return _print_type(type_, self.dims, self.specs)
+
+    def value(self, value: object) -> str:
+        if isinstance(value, Node):
+            return f"%{value.name}"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(self.value(item) for item in value)}]"
+        if isinstance(value, QuantSpec):
+            return f"@{_spec_name(value, self.specs)}"
+        return print_literal(value)
+
+
+def implied_spec(node: Node) -> QuantSpec | None:
+    """The spec that a quantize or dequantize node's types already tell."""
+    if node.target is ops.quantize:
+        type_ = node.meta["type"]
+    elif node.target is ops.dequantize and isinstance(node.args[0], Node):
+        type_ = node.args[0].meta["type"]
+    else:
+        return None
+    return type_.spec if isinstance(type_, TensorType) else None
+
+
+def print_literal(value: object) -> str:
+    """Text of a constant argument.
+
+    Raises:
+        VerifyError: for a value that has no text form.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else {"inf": "inf", "-inf": "-inf", "nan": "nan"}[str(value)]
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, torch.dtype):
+        return DTYPE_NAMES[value]
+    if isinstance(value, torch.device):
+        return f"device({value.type})"
+    if isinstance(value, torch.layout):
+        return "layout(strided)"
+    for name, memory_format in MEMORY_FORMATS.items():
+        if value is memory_format:
+            return f"memory({name})"
+    raise VerifyError(f"a value of type {type(value).__name__} has no text form", where=str(value)[:100])
+
+
+def print_dim(dim: Dim, names: Mapping[str, str] | None = None) -> str:
+    """Text of a dimension, symbols renamed by `names`."""
+    if isinstance(dim, int):
+        return str(dim)
+    return _DimPrinter(names or {}).doprint(dim)
+
+
+class _DimPrinter(sympy.StrPrinter):
+    printmethod = ""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        return self._names.get(str(expr), str(expr))
+
+
+def _print_type(type_: Type | None, dims: dict[str, str] | None, specs: dict[QuantSpec, str] | None) -> str:
+    if type_ is None:
+        return "none"
+    if isinstance(type_, TupleType):
+        return f"({', '.join(_print_type(item, dims, specs) for item in type_.items)})"
+    if isinstance(type_, SymbolType):
+        _name_symbols(type_.expr, dims)
+        return f"sym[{print_dim(type_.expr, dims)}]"
+    for dim in type_.shape:
+        _name_symbols(dim, dims)
+    element = DTYPE_NAMES[type_.dtype]
+    if type_.spec is not None:
+        element = f"({type_.spec})" if specs is None else f"@{_spec_name(type_.spec, specs)}"
+    return f"{element}[{','.join(print_dim(dim, dims) for dim in type_.shape)}]"
+
+
+def _name_symbols(dim: Dim, dims: dict[str, str] | None) -> None:
+    if dims is not None:
+        for name in sorted(dim_symbols(dim)):
+            dims.setdefault(name, f"s{len(dims)}")
+
+
+def _spec_name(spec: QuantSpec, specs: dict[QuantSpec, str]) -> str:
+    return specs.setdefault(spec, f"q{len(specs)}")
+
+
+def _label(node: Node) -> str:
+    return "" if str(node.target) == node.name else f" {json.dumps(str(node.target))}"
+
+
+def print_fill(value: torch.Tensor | Fill) -> str:
+    """Text of a parameter's value: few numbers spelled out, many as their digest."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() <= INLINE_VALUES and not value.is_complex():
+            value = Fill("values", values=tuple(value.detach().double().reshape(-1).tolist()))
+        else:
+            value = Fill("digest", digest=digest_of(value))
+    if value.kind in ("normal", "uniform"):
+        return f"{value.kind}(seed={value.seed})"
+    if value.kind == "values":
+        return f"values({', '.join(_print_number(number) for number in value.values)})"
+    return f"digest({value.digest})" if value.kind == "digest" else f"{value.kind}()"
+
+
+def _print_number(number: float) -> str:
+    whole = math.isfinite(number) and number == int(number) and abs(number) < 2**53 and str(number) != "-0.0"
+    return print_literal(int(number) if whole else number)
+
+
+def _print_origin(origin: Origin) -> str:
+    text = f" from {origin.module}" if origin.module else ""
+    text += f" by {origin.step}" if origin.step else ""
+    return f"  ;{text}" if text else ""
+
+
+def _signature_json(signature: Signature) -> str:
+    return json.dumps(
+        {
+            "args": signature.args.to_json(),
+            "kwargs": signature.kwargs.to_json(),
+            "result": signature.result.to_json(),
+        }
+    )

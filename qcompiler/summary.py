@@ -1,0 +1,182 @@
+"""Puts the report of a compilation together: plan, audit and measurements, a record per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from qcompiler.ir.interp import check_inputs, evaluate
+from qcompiler.ir.program import Node, Program
+from qcompiler.ir.types import TensorType
+from qcompiler.layout import channels_last
+from qcompiler.manifest import library_versions
+from qcompiler.measure import LayerError, limit_samples, measure_layers, output_sqnr_db, sample_count
+from qcompiler.pipeline import Step
+from qcompiler.plan import Assignment
+from qcompiler.report import LayerReport, Report
+from qcompiler.spec import bits_per_element
+from qcompiler.stats import Batch
+from qcompiler.target import LayerAudit, Runner, Target
+
+MEASURED_SAMPLES = 8
+MEASURED_ELEMENTS = 1 << 18
+"""Errors are averaged over places as well as samples: few samples do where each of them is large."""
+
+
+def summarize(
+    canonical: Program,
+    quantized: Program,
+    target: Target,
+    recipe: str,
+    seed: int,
+    steps: Sequence[Step],
+    audits: Sequence[LayerAudit],
+    files: Sequence[Path],
+    runner: Runner,
+    batches: Sequence[Batch],
+    warnings: Sequence[str],
+) -> Report:
+    """The report, without task metric and time.
+
+    Args:
+        canonical: the float program that everything is compared with.
+        quantized: the program as the recipe left it.
+        target: the device.
+        recipe: name of the recipe.
+        seed: of every random choice.
+        steps: the passes that ran.
+        audits: what the runtime really runs.
+        files: what the backend wrote; their size is the deployed size.
+        runner: runs them.
+        batches: samples to measure on; a few are enough.
+        warnings: what the user should know.
+    """
+    samples = samples_to_measure(canonical, canonical.outputs, batches[0])
+    few = list(limit_samples(canonical, batches, samples))
+    inside = samples_to_measure(canonical, [*canonical.inputs, *canonical.outputs], batches[0])
+    measured = measure_layers(canonical, quantized, few, samples=inside)
+    references = measured.references if inside == samples else float_results(canonical, few)
+    by_name = {audit.name: audit for audit in audits}
+    sources = {node.name: node for node in canonical.nodes}
+    layers = [
+        layer_report(canonical, node, sources.get(node.name), by_name.get(node.name), measured.layers.get(node.name))
+        for node in quantized.nodes
+        if "assignment" in node.meta or "refusal" in node.meta or node.name in by_name
+    ]
+    return Report(
+        model=canonical.name,
+        target=target.name,
+        recipe=recipe,
+        layers=tuple(layers),
+        sqnr_db=deployed_sqnr_db(references, runner, few),
+        float_bytes=sum(tensor_bytes(canonical, node) for node in canonical.param_nodes),
+        quantized_bytes=sum(path.stat().st_size for path in files),
+        steps=tuple(steps),
+        warnings=tuple(warnings),
+        seed=seed,
+        versions=library_versions(),
+    )
+
+
+def samples_to_measure(program: Program, nodes: Sequence[Node], batch: Batch) -> int:
+    """How many samples make a fair measurement, by the size that these values have for one sample of a batch."""
+    bound = check_inputs(program, batch)
+    shapes = [type_.shape for type_ in map(program.type, nodes) if isinstance(type_, TensorType)]
+    elements = sum(math.prod(program.dimensions.hint(dim, bound) for dim in shape) for shape in shapes)
+    each = elements / max(sample_count(batch), 1)
+    return min(max(math.ceil(MEASURED_ELEMENTS / max(each, 1.0)), 1), MEASURED_SAMPLES)
+
+
+def first_rows(program: Program, batch: Batch, rows: int) -> Batch:
+    """The first samples of a batch, when the first dimension of every input is free; else the whole batch."""
+    dims = [program.shape(node)[0] if program.shape(node) else 0 for node in program.inputs]
+    if any(isinstance(dim, int) for dim in dims) or len(set(dims)) > 1:
+        return batch
+    return [tensor[:rows] for tensor in batch]
+
+
+def float_results(canonical: Program, batches: Sequence[Batch]) -> list[list[torch.Tensor]]:
+    """The results of the float program for each batch."""
+    with torch.no_grad():
+        return [evaluate(canonical, channels_last(batch)) for batch in batches]
+
+
+def deployed_sqnr_db(
+    references: Sequence[Sequence[torch.Tensor]], runner: Runner, batches: Sequence[Batch]
+) -> float | None:
+    """Output SQNR of what runs on the device against the float results; None when nothing floats in them."""
+    wanted: list[torch.Tensor] = []
+    found: list[torch.Tensor] = []
+    for expected, batch in zip(references, batches, strict=True):
+        for reference, value in zip(expected, runner(batch), strict=True):
+            if reference.is_floating_point():
+                wanted.append(reference)
+                found.append(value)
+    return output_sqnr_db(wanted, found) if wanted else None
+
+
+def layer_report(
+    canonical: Program, node: Node, source: Node | None, audit: LayerAudit | None, error: LayerError | None
+) -> LayerReport:
+    """One layer: what was asked, what runs, what it costs; `source` is the node in the canonical program."""
+    assigned = node.meta.get("assignment")
+    weights = [param for param in source.all_input_nodes if param.op == "get_attr"] if source is not None else []
+    float_bytes = sum(tensor_bytes(canonical, param) for param in weights)
+    asked = str(node.meta.get("asked", "float")) if "refusal" in node.meta else "float"
+    requested = requested_text(assigned) if isinstance(assigned, Assignment) else asked
+    bits, size = 32.0, float_bytes
+    if isinstance(assigned, Assignment) and source is not None:
+        bits, size = _deployed(canonical, source, assigned, float_bytes)
+    realised = audit.realised if audit is not None else ("not checked" if isinstance(assigned, Assignment) else "float")
+    reason = str(node.meta.get("refusal", "")) or (audit.reason if audit is not None else "")
+    return LayerReport(
+        name=node.name,
+        module=canonical.origin(node).module,
+        op=canonical.op(node),
+        requested=requested,
+        realised=realised,
+        kernel=assigned.kernel if isinstance(assigned, Assignment) else "",
+        bits=bits,
+        sqnr_db=error.sqnr_db if error is not None else None,
+        error_share=error.share if error is not None else None,
+        bytes=size,
+        float_bytes=float_bytes,
+        reason=reason,
+        mend=audit.mend if audit is not None else "",
+    )
+
+
+def requested_text(assigned: Assignment) -> str:
+    """The numbers asked for, weights first: `weight int8 x input uint8`."""
+    names: Mapping[str, str] = {name: spec.format.name for name, spec in assigned.inputs.items()}
+    ordered = sorted(names, key=lambda name: (name != "weight", name))
+    return " x ".join(f"{name} {names[name]}" for name in ordered)
+
+
+def tensor_bytes(program: Program, node: Node) -> int:
+    """Bytes of a parameter as the model holds it."""
+    type_ = program.tensor_type(node)
+    return _count(type_) * type_.dtype.itemsize
+
+
+def _count(type_: TensorType) -> int:
+    count = 1
+    for dim in type_.shape:
+        count *= int(dim)
+    return count
+
+
+def _deployed(canonical: Program, source: Node, assigned: Assignment, float_bytes: int) -> tuple[float, int]:
+    """Bits per weight with scales and zero points, and bytes of all parameters, once quantized."""
+    arguments = canonical.bind(source)
+    bits, size = 32.0, float_bytes
+    for name, spec in assigned.inputs.items():
+        weight = arguments[name]
+        if isinstance(weight, Node) and weight.op == "get_attr":
+            type_ = canonical.tensor_type(weight)
+            bits = bits_per_element(spec, [int(dim) for dim in type_.shape])
+            size += round(bits * _count(type_) / 8) - tensor_bytes(canonical, weight)
+    return bits, size

@@ -1,0 +1,287 @@
+"""Targets: what a device's kernels accept, as data that passes can ask.
+
+A `Kernel` row says which operator it implements, which numbers it takes at each argument, whether the result must be
+quantized for it to be chosen, and what may be absorbed. Placement, allocation and the audit all follow from the rows;
+no pass holds a list of operators of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from qcompiler.errors import SpecError
+from qcompiler.formats import parse_format
+from qcompiler.ir.pattern import Refusal
+from qcompiler.ir.program import Node, Program, all_nodes
+from qcompiler.ir.types import TensorType
+from qcompiler.spec import Number, Scheme
+
+Granularity = Literal["tensor", "channel", "token", "group"]
+Need = Literal["must", "may", "float"]
+_ACCEPT = re.compile(r"(\w+) (sym|asym) (tensor|channel|token|group=(\d+(?:\|\d+)*))( dynamic)?")
+
+
+@dataclass(frozen=True)
+class Accept:
+    """One family of numbers that a kernel takes: `uint8 asym tensor`, `uint4 asym group=16|32|64`, `... dynamic`."""
+
+    format: str
+    symmetric: bool
+    granularity: Granularity
+    group_sizes: tuple[int, ...] = ()
+    dynamic: bool = False
+
+    @staticmethod
+    def parse(text: str) -> Accept:
+        """Reads the text form.
+
+        Raises:
+            SpecError: when it cannot be read.
+        """
+        match = _ACCEPT.fullmatch(text.strip())
+        if not match:
+            raise SpecError(f"'{text}' is not a number that a kernel accepts", mend="for example `int8 sym channel`")
+        parse_format(match[1])
+        sizes = tuple(int(size) for size in match[4].split("|")) if match[4] else ()
+        granularity: Granularity = "group" if sizes else match[3]  # pyright: ignore[reportAssignmentType]
+        return Accept(match[1], match[2] == "sym", granularity, sizes, bool(match[5]))
+
+    def numbers(self) -> list[Number]:
+        """Every number of the family."""
+        format_ = parse_format(self.format)
+        sizes = self.group_sizes or (0,)
+        return [Number(format_, self.granularity, size, self.symmetric, self.dynamic) for size in sizes]
+
+    def resolve(self, request: Number) -> Number | None:
+        """The number that serves a request on this kernel: same bits, granularity and timing; None when it cannot.
+
+        A whole-tensor scale also serves a request for channels, never the other way round; the kernel's own signedness
+        and symmetry win for activations, because they are a matter of the instruction set.
+        """
+        format_ = parse_format(self.format)
+        if format_.storage_bits != request.format.storage_bits or format_.is_integer != request.format.is_integer:
+            return None
+        if self.dynamic != request.dynamic or self.granularity != request.granularity:
+            return None
+        if self.granularity == "group" and request.group_size not in self.group_sizes:
+            return None
+        return replace(request, format=format_, symmetric=self.symmetric)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a kernel takes at one argument, or yields as its result.
+
+    Args:
+        accepts: numbers in order of preference; none means float.
+        need: `must` be quantized for this kernel to be chosen, `may` be, or stays `float`.
+        weight: the argument is a parameter and follows the scheme's weight number.
+        channel_axis: output-channel axis of a weight.
+        reduce_axis: axis of a weight that is summed over, along which groups run.
+    """
+
+    accepts: tuple[Accept, ...] = ()
+    need: Need = "must"
+    weight: bool = False
+    channel_axis: int = 0
+    reduce_axis: int = 1
+
+    def resolve(self, scheme: Scheme) -> Number | None:
+        """The number this slot gets under a scheme; exact matches first, then the kernel's preference."""
+        request = scheme.weight if self.weight else scheme.activation
+        if request is None:
+            return None
+        found = [number for accept in self.accepts if (number := accept.resolve(request))]
+        return request if request in found else found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One routine of a target.
+
+    Args:
+        name: unique within the target; the backend finds its meaning and its template by it.
+        ops: operators it implements.
+        slots: by argument name; arguments not named stay float.
+        result: the result.
+        absorbs: operators that may stand between the operator and the quantization of its result.
+        joins: quantized only where all its inputs already are, so that integers flow through (adds, pools, concats).
+        carries: the result has the scale and zero point of the inputs (which must share them).
+        realised: names under which the runtime shows this kernel after its own optimization.
+        guards: names of predicates of the backend that must hold too.
+        note: why the row is as it is; shown with refusals.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    slots: Mapping[str, Slot]
+    result: Slot = field(default_factory=lambda: Slot(need="float"))
+    absorbs: tuple[str, ...] = ()
+    joins: bool = False
+    carries: bool = False
+    realised: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel chosen for one node: the number of each quantized argument, and of the result if it has one."""
+
+    kernel: Kernel
+    numbers: Mapping[str, Number]
+    result: Number | None
+
+
+Guard = Callable[[Program, Node], str]
+
+
+Runner = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class LayerAudit:
+    """What was asked of one layer and what the runtime really runs.
+
+    Args:
+        name: node name in the program.
+        module: source module path.
+        op: operator, such as `aten.conv2d`.
+        requested: the numbers asked for, such as `int8 x uint8`; `float` when nothing was.
+        realised: the runtime's kernel.
+        ok: whether the realised kernel is the requested one.
+        reason: why not, or why the layer was left in float.
+        mend: what would change it.
+    """
+
+    name: str
+    module: str
+    op: str
+    requested: str
+    realised: str
+    ok: bool
+    reason: str = ""
+    mend: str = ""
+
+
+class Backend(Protocol):
+    """The code behind a target family; `backends/<name>` holds one."""
+
+    name: str
+    guards: Mapping[str, Guard]
+
+    def lower(self, program: Program, target: Target) -> Program:
+        """Quantized program to kernel calls."""
+        ...
+
+    def emit(self, program: Program, target: Target, folder: Path) -> Sequence[str]:
+        """Writes the deployable files of a lowered program; returns their names."""
+        ...
+
+    def audit(self, program: Program, target: Target, folder: Path) -> Sequence[LayerAudit]:
+        """Reads back from the runtime what it makes of the emitted files; empty when the runtime is not here."""
+        ...
+
+    def meanings(self) -> Mapping[str, Callable[..., object]]:
+        """What each kernel computes, for the interpreter at stage lowered."""
+        ...
+
+    def runner(self, folder: Path) -> Runner:
+        """Runs the emitted files: flat inputs to flat results."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device: kernels in order of preference and settings of its backend."""
+
+    name: str
+    backend: Backend
+    kernels: tuple[Kernel, ...]
+    description: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Texts of passes that this target wants right after the canonical ones."""
+        wanted = self.settings.get("passes", ())
+        return tuple(str(text) for text in wanted) if isinstance(wanted, list | tuple) else ()
+
+    def choose(self, program: Program, node: Node, scheme: Scheme) -> Choice | Refusal:
+        """The first kernel that takes `node` under `scheme`.
+
+        Returns:
+            the choice, or a Refusal that says for each candidate why not.
+        """
+        op = program.op(node)
+        candidates = [kernel for kernel in self.kernels if op in kernel.ops]
+        if not candidates:
+            return Refusal(f"{self.name} has no low-bit kernel for {op}", node.name)
+        reasons: list[str] = []
+        for depth, kernel in enumerate(candidates):
+            choice = self._try(program, node, scheme, kernel)
+            if isinstance(choice, Choice):
+                return choice
+            reasons.append(f"{kernel.name}: {choice}")
+            del depth
+        return Refusal("; ".join(reasons), node.name, len(reasons))
+
+    def _try(self, program: Program, node: Node, scheme: Scheme, kernel: Kernel) -> Choice | str:
+        arguments = program.bind(node)
+        numbers: dict[str, Number] = {}
+        for name, slot in kernel.slots.items():
+            problem = slot_problem(program, slot, arguments.get(name))
+            if problem:
+                return f"{name} {problem}"
+            number = slot.resolve(scheme)
+            if number is None and slot.need == "must":
+                return _not_taken(name, scheme.weight if slot.weight else scheme.activation)
+            if number is not None and slot.need != "float":
+                numbers[name] = number
+        left = scheme.activation is not None and not _activation_slots(kernel) and not kernel.joins
+        if left and _reads_activations(program, node):
+            return f"leaves activations in float, {scheme.name} asks for {scheme.activation}"
+        if scheme.activation is None and _activation_slots(kernel):
+            return "quantizes activations"
+        for name in kernel.guards:
+            problem = self.backend.guards[name](program, node)
+            if problem:
+                return problem
+        result = kernel.result.resolve(scheme) if kernel.result.need != "float" else None
+        if result is None and kernel.result.need == "must":
+            return _not_taken("its result", scheme.activation)
+        return Choice(kernel, numbers, result)
+
+
+def slot_problem(program: Program, slot: Slot, argument: object) -> str:
+    """Why an argument cannot stand in a slot, empty when it can."""
+    if slot.weight:
+        is_param = argument is not None and getattr(argument, "op", "") == "get_attr"
+        return "" if is_param else "is not a constant weight"
+    nodes = list(all_nodes(argument))
+    if not nodes:
+        return "is not a tensor"
+    if any(node.op == "get_attr" for node in nodes):
+        return "is a constant"
+    return "" if all(program.tensor_type(node).is_float for node in nodes) else "is not floating point"
+
+
+def _not_taken(what: str, request: Number | None) -> str:
+    return f"{what} in float is not accepted" if request is None else f"{what} as {request} is not accepted"
+
+
+def _reads_activations(program: Program, node: Node) -> bool:
+    """Whether the operator reads real numbers besides its parameters; a look-up table reads none."""
+    values = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    types = [program.type(value) for value in values]
+    return any(isinstance(type_, TensorType) and type_.is_float for type_ in types)
+
+
+def _activation_slots(kernel: Kernel) -> bool:
+    return any(not slot.weight and slot.need != "float" for slot in kernel.slots.values())

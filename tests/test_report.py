@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+from rich.console import Console
+
+from qcompiler.errors import InputError
+from qcompiler.pipeline import Step
+from qcompiler.report import LayerReport, Report, html
+from qcompiler.report.words import db_text, ratio_text, seconds_text, size_text
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def make_layer(index: int) -> LayerReport:
+    layer = LayerReport(
+        name=f"linear_{index}",
+        module=f"blocks.{index // 4}.attention.projection_{index % 4}",
+        op="aten.linear",
+        requested="int8 x uint8",
+        realised="QGemm",
+        kernel="linear_static",
+        bits=(2.13, 4.5, 8.03, 16.0)[index % 4],
+        sqnr_db=18.0 + (index * 7) % 23,
+        error_share=((index * 13) % 10 + 1) / 1000,
+        bytes=4_000 + 120 * index,
+        float_bytes=16_000 + 480 * index,
+    )
+    if index % 50 != 3:
+        return layer
+    return replace(
+        layer,
+        realised="Gemm (float)",
+        bits=32.0,
+        bytes=layer.float_bytes,
+        reason="its weight is used twice & with different scales",
+        mend="give the layers their own weights",
+    )
+
+
+def make_report(layers: int = 12) -> Report:
+    return Report(
+        model="vit_tiny",
+        target="onnxruntime",
+        recipe="w8a8",
+        layers=tuple(make_layer(index) for index in range(layers)),
+        sqnr_db=24.37,
+        float_bytes=22_900_000,
+        quantized_bytes=6_010_000,
+        seconds=12.3,
+        peak_bytes=812_000_000,
+        metric_float=0.9871,
+        metric_quantized=0.9852,
+        steps=(
+            Step(1, "fold_batch_norm", 12, 0.4, 500_000_000, 3.2e-15),
+            Step(2, "assign{scheme=w8a8}", 0, 0.1, 500_000_000),
+            Step(3, "calibrate{method=mse}", 96, 6.5, 812_000_000),
+        ),
+        warnings=("the calibration data holds only 8 samples",),
+        seed=7,
+        versions={"torch": "2.13.0", "onnxruntime": "1.31.0"},
+    )
+
+
+# -- data --------------------------------------------------------------------------------------------------------
+
+
+def test_dict_holds_what_scripts_rely_on() -> None:
+    data = json.loads(json.dumps(make_report().to_dict(), allow_nan=False))
+    assert data["output"]["sqnr_db"] == 24.37
+    assert data["size"] == {
+        "float_bytes": 22_900_000,
+        "quantized_bytes": 6_010_000,
+        "ratio": pytest.approx(22.9 / 6.01),
+    }
+    assert (data["seconds"], data["peak_bytes"]) == (12.3, 812_000_000)
+    assert data["metric"] == {"float": 0.9871, "quantized": 0.9852}
+    assert data["layers"][3]["reason"].startswith("its weight")
+    assert data["layers"][3].keys() >= {"name", "op", "requested", "realised", "sqnr_db", "bytes"}
+    assert data["steps"][0]["error"] == 3.2e-15
+
+
+NAMES = st.text('a.<&"é', max_size=5)
+NUMBERS = st.none() | st.floats(-300, 300, allow_nan=False)
+LAYERS = st.builds(
+    LayerReport,
+    name=NAMES,
+    sqnr_db=NUMBERS,
+    error_share=NUMBERS,
+    bytes=st.integers(0, 2**40),
+    reason=NAMES,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(LAYERS, max_size=3), NUMBERS, st.integers(0, 9))
+def test_dict_comes_back(layers: list[LayerReport], value: float | None, count: int) -> None:
+    report = replace(make_report(), layers=tuple(layers), sqnr_db=value, metric_float=value, quantized_bytes=count)
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_file_comes_back(tmp_path: Path) -> None:
+    make_report().save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json") == make_report()
+
+
+def test_numbers_without_json_form_become_null() -> None:
+    report = replace(make_report(1), sqnr_db=float("inf"), layers=(replace(make_layer(0), bits=float("nan")),))
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["output"]["sqnr_db"] is None
+    assert data["layers"][0]["bits"] is None
+
+
+@pytest.mark.parametrize("data", [None, {}, {"version": 2}, {"version": 1, "model": "x"}])
+def test_other_data_is_no_report(data: object) -> None:
+    with pytest.raises(InputError, match="not a report"):
+        Report.from_dict(data)
+
+
+def test_worst_layers_are_those_with_most_error() -> None:
+    layers = [replace(make_layer(index), error_share=share) for index, share in enumerate((0.1, 0.5, None, 0.3, 0.1))]
+    assert replace(make_report(), layers=tuple(layers)).worst(2) == {"linear_1", "linear_3"}
+
+
+def test_fallbacks_with_one_cause_stand_together() -> None:
+    layers = [replace(make_layer(0), name=str(i), reason=reason) for i, reason in enumerate(("a", "", "b", "a"))]
+    groups = replace(make_report(), layers=tuple(layers)).fallback_groups()
+    assert [[layer.name for layer in group] for group in groups] == [["0", "3"], ["2"]]
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (3_456_000, "3.46 MB"), (812_000_000, "812 MB")]
+)
+def test_sizes_are_short(count: int, text: str) -> None:
+    assert size_text(count) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (300.0, "exact"), (-300.0, "lost"), (23.44, "23.4")])
+def test_decibels_are_words_at_the_limits(value: float | None, text: str) -> None:
+    assert db_text(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0124, "12 ms"), (3.44, "3.4 s"), (125.0, "2 min 5 s")])
+def test_times_are_short(value: float, text: str) -> None:
+    assert seconds_text(value) == text
+
+
+# -- terminal ----------------------------------------------------------------------------------------------------
+
+
+def test_text_names_totals_fallbacks_and_warnings() -> None:
+    text = str(make_report())
+    for part in (
+        "vit_tiny · w8a8 · onnxruntime",
+        "24.4 dB",
+        "22.9 MB -> 6.01 MB",
+        "3.81x smaller",
+        "0.9871 -> 0.9852",
+        "warning: the calibration data",
+        "1 layer does not run as asked",
+        "reason: its weight is used twice",
+        "mend:   give the layers",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+
+
+def test_a_layer_without_weights_shows_neither_bits_nor_bytes() -> None:
+    layer = replace(make_layer(0), op="aten.relu", bytes=0, float_bytes=0)
+    line = next(line for line in str(replace(make_report(), layers=(layer,))).splitlines() if "relu" in line)
+    assert line.split()[-1] == "–"
+    assert "2.13" not in line
+
+
+def test_text_marks_the_worst_and_the_fallen() -> None:
+    lines = str(make_report()).splitlines()
+    marked = {line.split()[1] for line in lines if line.startswith(("*", "!")) and "projection" in line}
+    named = {layer.module for layer in make_report().layers if layer.name in make_report().worst() or layer.reason}
+    assert marked == named
+
+
+def test_a_layer_kept_in_float_is_no_fallback_and_says_why() -> None:
+    layer = replace(
+        make_layer(0), module="up", requested="float", realised="ConvTranspose", kernel="", reason="no kernel"
+    )
+    report = replace(make_report(), layers=(layer,))
+    assert report.fallbacks == ()
+    assert "in float: up: no kernel" in str(report)
+    assert "!" not in str(report)
+    assert '<span class="tag fallen">' not in html(report)
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.814, "3.81x smaller"), (0.5, "2.00x larger")])
+def test_a_model_that_grew_is_not_called_smaller(value: float, text: str) -> None:
+    assert ratio_text(value) == text
+
+
+def test_names_are_never_read_as_markup() -> None:
+    layer = replace(make_layer(0), module="[bold]x[/nonsense]", reason="[red]why")
+    console = Console(file=io.StringIO(), width=200)
+    replace(make_report(), layers=(layer,)).print(console)
+    printed = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "[bold]x[/nonsense]" in printed
+    assert "[red]why" in printed
+
+
+# -- page --------------------------------------------------------------------------------------------------------
+
+
+def test_page_escapes_every_name() -> None:
+    evil = '"><script>alert(1)</script>'
+    layer = LayerReport(evil, evil, evil, evil, evil, evil, reason=evil, mend=evil)
+    report = Report(evil, evil, evil, (layer,), warnings=(evil,), versions={evil: evil})
+    page = html(replace(report, steps=(Step(1, evil, 0, 0.1, 1),)))
+    assert "<script>alert" not in page
+    assert page.count("<script>") == 1
+
+
+def test_page_asks_for_nothing_from_outside() -> None:
+    page = html(make_report())
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_page_of_an_empty_report_is_whole() -> None:
+    assert html(Report("m", "t", "r")).rstrip().endswith("</html>")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium in /usr/bin")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        except Error as error:
+            pytest.skip(f"Chromium does not start: {error.message.splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The report of 300 layers; what the console says is kept on the page's own list."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(html(make_report(300)), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(10_000)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+    page.goto(path.as_uri())
+    assert said == []
+    yield page
+    assert said == []
+    page.close()
+
+
+def column(page: Page, index: int) -> list[str]:
+    cells = page.locator(f"#layers tbody tr td:nth-child({index})")
+    return cells.evaluate_all("cells => cells.map(cell => cell.dataset.key)")
+
+
+def test_page_lists_every_layer_in_order(page: Page) -> None:
+    assert column(page, 9) == [str(number) for number in range(1, 301)]
+    assert page.locator("#fallbacks .note").count() == 1
+    assert page.locator("#fallbacks .soft code").count() == 6
+
+
+def test_click_sorts_by_number_both_ways(page: Page) -> None:
+    heading = page.get_by_role("button", name="SQNR", exact=True)
+    heading.click()
+    up = [float(value) for value in column(page, 3)]
+    heading.click()
+    down = [float(value) for value in column(page, 3)]
+    assert up == sorted(up)
+    assert down == sorted(down, reverse=True)
+    assert page.locator("#layers th[aria-sort]").get_attribute("aria-sort") == "descending"
+
+
+def test_click_sorts_names_naturally(page: Page) -> None:
+    page.get_by_role("button", name="Layer", exact=True).click()
+    assert column(page, 1)[:9:4] == [f"blocks.{index}.attention.projection_0" for index in range(3)]
+    page.get_by_role("button", name="Order", exact=True).click()
+    assert column(page, 9)[0] == "1"
+
+
+def test_bars_are_as_long_as_their_numbers(page: Page) -> None:
+    widths = page.locator("#layers tbody tr td:nth-child(4) i").evaluate_all(
+        "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
+    )
+    shares = [float(value) for value in column(page, 4)]
+    assert widths == pytest.approx([share / max(shares) for share in shares], abs=0.02)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_fits_the_screen(page: Page, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
+    assert (brightness < 80) == (scheme == "dark")
