@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from qcompiler import errors
     from qcompiler.artifact import Artifact
     from qcompiler.budget import Budget
-    from qcompiler.compiler import compile, load, parse, trace
+    from qcompiler.compiler import compile, load, parse
     from qcompiler.data import Inputs
+    from qcompiler.frontends.torch_meta import without_weights
     from qcompiler.ir.program import Program
     from qcompiler.passes.recipes import Recipe
     from qcompiler.plan import Plan
     from qcompiler.spec import QuantSpec
     from qcompiler.target import Target
+    from qcompiler.tracer import trace
 else:
     _HOMES = {
         "Artifact": "qcompiler.artifact",
@@ -34,7 +36,8 @@ else:
         "compile": "qcompiler.compiler",
         "load": "qcompiler.compiler",
         "parse": "qcompiler.compiler",
-        "trace": "qcompiler.compiler",
+        "trace": "qcompiler.tracer",
+        "without_weights": "qcompiler.frontends.torch_meta",
     }
 
     def __getattr__(name: str) -> object:
@@ -62,4 +65,5 @@ __all__ = [
     "load",
     "parse",
     "trace",
+    "without_weights",
 ]

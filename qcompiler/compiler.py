@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
 from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
 from qcompiler.backends.onnx.backend import OnnxBackend
+from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.budget import Budget
-from qcompiler.data import Batches, as_inputs, as_samples, calibration_batches, first_call, flat_batch, load_npz
+from qcompiler.data import Batches, as_samples, calibration_batches, first_call, flat_batch, load_npz, sample_inputs
 from qcompiler.errors import AuditError, InputError, PassError
 from qcompiler.ir.interp import run
 from qcompiler.ir.parse import parse_program
@@ -26,21 +26,21 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.allocate import Assign, UsePlan
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
-from qcompiler.pipeline import Context, Options, Pass, Step, parse_pass, peak_bytes, run_passes, sample_inputs
+from qcompiler.pipeline import Context, Options, Pass, Step, parse_pass, peak_bytes, run_passes
 from qcompiler.plan import Plan, plan_of
 from qcompiler.report import Report
 from qcompiler.stats import Batch
 from qcompiler.summary import first_rows, summarize
-from qcompiler.target import Backend, Runner, Target
+from qcompiler.target import Backend, Foresees, Runner, Target
 from qcompiler.targets import load_target
+from qcompiler.tracer import Dynamic, trace, trace_sample
 
-Dynamic = Literal["auto", "none"]
 CHECKED_ROWS = 2
 
 
 def backends() -> Mapping[str, Backend]:
     """The code behind each target family, by name."""
-    return {backend.name: backend for backend in (OnnxBackend(),)}
+    return {backend.name: backend for backend in (OnnxBackend(), ReferenceBackend())}
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def compile(
     output: str | Path | None = None,
     strict: bool = False,
     seed: int = 0,
+    weights: str | Path | None = None,
 ) -> Artifact:
     """Compiles a model for a target.
 
@@ -111,6 +112,9 @@ def compile(
         strict: fail when any layer for which low bits were asked runs otherwise; layers that the recipe keeps in float
             do not count.
         seed: of every random choice.
+        weights: a `.safetensors` file, or a folder with one or with a Hugging Face index of several, whose tensors
+            take the place of a torch model's parameters. They stay in the file until a pass needs them; the model may
+            be on the meta device.
 
     Returns:
         The artefact: call it like the model; see `.report`, `.plan`, `.onnx`, `.save(folder)`.
@@ -122,42 +126,8 @@ def compile(
     """
     if output is not None:
         check_output(Path(output))
-    job = prepare(model, target, inputs, calibration, recipe, plan, dynamic, seed)
+    job = prepare(model, target, inputs, calibration, recipe, plan, dynamic, seed, weights=weights)
     return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict)
-
-
-def trace(model: object, inputs: object = None, dynamic: Dynamic = "auto") -> Program:
-    """A model as a Program at stage traced; arguments as for `compile`.
-
-    Raises:
-        InputError: when the model or the example is bad.
-        UnsupportedError: when the model cannot be traced.
-    """
-    if dynamic not in get_args(Dynamic):
-        raise InputError(f"dynamic is {dynamic!r}", mend=f"choose one of {', '.join(get_args(Dynamic))}")
-    if isinstance(model, Program):
-        return model
-    if isinstance(model, torch.nn.Module):
-        from qcompiler.frontends.torch_trace import trace_module
-
-        if inputs is None:
-            raise InputError(
-                "a torch module needs example inputs to be traced",
-                mend="pass inputs=(x,) or calibration data, whose first sample then serves",
-            )
-        return trace_module(model, as_inputs(inputs), dynamic)
-    if isinstance(model, torch.export.ExportedProgram):
-        from qcompiler.frontends.torch_export import import_exported
-
-        return import_exported(model)
-    if isinstance(model, str | Path) or type(model).__name__ == "ModelProto":
-        from qcompiler.frontends.onnx_import import import_onnx
-
-        return import_onnx(model)  # pyright: ignore[reportArgumentType]
-    raise InputError(
-        f"a {type(model).__name__} is not a model",
-        mend="pass a torch.nn.Module, an ExportedProgram, the path of an .onnx file, or a Program",
-    )
 
 
 def parse(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
@@ -194,6 +164,7 @@ def prepare(
     seed: int = 0,
     options: Options | None = None,
     log: Callable[[str], None] = lambda line: None,
+    weights: str | Path | None = None,
 ) -> Job:
     """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
     device = target if isinstance(target, Target) else load_target(target, backends())
@@ -201,9 +172,9 @@ def prepare(
     if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
         source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
         inputs, calibration = _example_from(calibration)
-        program = _trace_sample(model, inputs, dynamic, source)
+        program = trace_sample(model, inputs, dynamic, source, weights)
     else:
-        program = trace(model, inputs, dynamic)
+        program = trace(model, inputs, dynamic, weights)
     batches = calibration_batches(program, calibration) if calibration is not None else Batches(program)
     example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
     extra = [parse_pass(text, catalogue()) for text in device.passes]
@@ -230,6 +201,20 @@ def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
     return (kept[0] if kept else program), program, steps
 
 
+def _checked(job: Job) -> Job:
+    """The job, which stops as soon as the program is canonical when the target could not write it."""
+    backend, show = job.target.backend, job.options.show
+    seen: list[str] = []
+
+    def look(step: Step, program: Program) -> None:
+        if program.stage == Stage.CANONICAL and not seen and isinstance(backend, Foresees):
+            seen.append(step.text)
+            backend.check(program, job.target)
+        show(step, program)
+
+    return replace(job, options=replace(job.options, show=look))
+
+
 def build(
     job: Job,
     *,
@@ -246,7 +231,7 @@ def build(
     if budget is not None:
         _check_budget(budget)
     backend = job.target.backend
-    canonical, quantized, steps = run_job(job)
+    canonical, quantized, steps = run_job(_checked(job))
     if quantized.stage != Stage.QUANTIZED:
         raise PassError(
             f"the recipe ends at stage {quantized.stage}, and only a quantized program can be lowered",
@@ -314,27 +299,6 @@ def _example_from(calibration: object) -> tuple[object, object]:
         return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
     samples = as_samples(calibration)
     return first_call(samples[0]), samples
-
-
-def _trace_sample(model: torch.nn.Module, sample: object, dynamic: Dynamic, source: str) -> Program:
-    try:
-        return trace(model, sample, dynamic)
-    except InputError as error:
-        where = f"{error.where}, called with {source}: {_shapes_of(sample)}".removeprefix(", ")
-        raise InputError(error.what, where=where, step=error.step, mend=error.mend) from error
-
-
-def _shapes_of(sample: object) -> str:
-    """Names, dtypes and shapes of example inputs: `image float32[2, 3, 8, 8]`."""
-    given = as_inputs(sample)
-    named = {**{str(number): value for number, value in enumerate(given.args)}, **given.kwargs}
-    texts = (
-        f"{name} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-        if isinstance(value, torch.Tensor)
-        else f"{name} {type(value).__name__}"
-        for name, value in named.items()
-    )
-    return ", ".join(texts) or "nothing"
 
 
 def _replayed(pass_: Pass, plan: str | Path | Plan | None) -> Pass:

@@ -208,3 +208,27 @@ def _first_dimension(program: Program) -> int | None:
         if isinstance(dim, int):
             return dim
     return None
+
+
+def sample_inputs(program: Program, seed: int = 0) -> list[torch.Tensor]:
+    """Made-up inputs of the program's types at the hints of its symbols; for checks of exactness only."""
+    generator = torch.Generator().manual_seed(seed)
+    sample = []
+    for node in program.inputs:
+        type_ = program.tensor_type(node)
+        shape = [program.dimensions.hint(dim) for dim in type_.shape]
+        if type_.dtype.is_floating_point:
+            sample.append(torch.randn(shape, generator=generator).to(type_.dtype))
+        elif type_.dtype == torch.bool:
+            sample.append(_sample_mask(shape, generator))
+        else:
+            sample.append(torch.randint(0, 2, shape, generator=generator).to(type_.dtype))
+    return sample
+
+
+def _sample_mask(shape: list[int], generator: torch.Generator) -> torch.Tensor:
+    """Truth values of which every row holds both kinds, so that no mask hides everything, whichever way it is read."""
+    mask = torch.randint(0, 2, shape, generator=generator).bool()
+    if mask.dim() and mask.shape[-1] > 1:
+        mask[..., 0], mask[..., -1] = True, False
+    return mask

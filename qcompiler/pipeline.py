@@ -17,9 +17,12 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
+from qcompiler.data import sample_inputs
 from qcompiler.errors import PassError, QCompilerError, SpecError, VerifyError
+from qcompiler.ir.fill import is_absent
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program, Stage
+from qcompiler.ir.region import nested_params
 from qcompiler.ir.verify import verify
 from qcompiler.stats import Batch, Request, Stats, collect
 from qcompiler.target import Target
@@ -63,12 +66,19 @@ class Context:
         stats: answers to the pass's own requests.
         seed: of every random choice.
         log: takes one line for the user.
+        batches: calibration data, re-iterable, for passes that walk through the program with it.
+        progress: told the number of parts done and of all, by passes that work through many.
+        reference: the program as it stood before it was quantized: what a float model would do once weights are only
+            codes. None when the run started later. Not to be edited.
     """
 
     target: Target
     stats: Stats = field(default_factory=Stats)
     seed: int = 0
     log: Callable[[str], None] = lambda line: None
+    batches: Sequence[Batch] = ()
+    progress: Callable[[int, int], None] = lambda done, total: None
+    reference: Program | None = None
 
 
 class Pass(Protocol):
@@ -160,6 +170,9 @@ def run_passes(
         PassError: when a pass fails, leaves an illegal program or breaks its promise.
     """
     options = options or Options()
+    if any(is_absent(value) for value in nested_params(program).values()):
+        ctx.log("the model has no weights: nothing can be computed, so that no pass is checked for exactness")
+        options = dataclasses.replace(options, check="off")
     runner = _Runner(ctx, batches, options, sample if sample is not None else sample_inputs(program, ctx.seed))
     return runner.run(program, passes)
 
@@ -172,6 +185,7 @@ class _Runner:
     sample: Batch
     steps: list[Step] = field(default_factory=list)
     spare: Program | None = None
+    reference: Program | None = None
 
     def run(self, program: Program, passes: Sequence[Pass]) -> tuple[Program, list[Step]]:
         verify(program)
@@ -183,6 +197,8 @@ class _Runner:
             stage = f"{number}/{len(passes)} {pass_.name}"
             self.options.progress(stage, 0, 0)
             before, started = program, time.perf_counter()
+            if before.stage is Stage.CANONICAL:
+                self.reference = before
             program = self.apply(pass_, before, stage)
             changed = program.edits != before.edits
             error = self.compare(pass_, before, program) if changed and self.options.check == "each" else None
@@ -218,7 +234,7 @@ class _Runner:
             total = len(self.batches)
             stats = collect(before, requests, self.batches, lambda done: self.options.progress(stage, done, total))
             own, self.spare = self.spare or before.copy(), None
-            after = pass_.run(own, dataclasses.replace(self.ctx, stats=stats))
+            after = pass_.run(own, self.context(stats, stage))
             if after.edits != before.edits:
                 after.erase_dead()
             after.stage = pass_.gives
@@ -239,6 +255,14 @@ class _Runner:
                 raise type(error)(error.what, where=error.where, step=text, mend=error.mend) from error
             raise
         return after
+
+    def context(self, stats: Stats, stage: str) -> Context:
+        def progress(done: int, total: int) -> None:
+            self.options.progress(stage, done, total)
+
+        return dataclasses.replace(
+            self.ctx, stats=stats, batches=self.batches, progress=progress, reference=self.reference
+        )
 
     def close(self, stretch: list[tuple[Pass, Program]], after: Program) -> None:
         """Checks a finished run of Exact passes end to end; on failure finds the pass at fault."""
@@ -293,30 +317,6 @@ def difference(before: Program, after: Program, sample: Batch) -> float:
     return worst
 
 
-def sample_inputs(program: Program, seed: int = 0) -> list[torch.Tensor]:
-    """Made-up inputs of the program's types at the hints of its symbols; for checks of exactness only."""
-    generator = torch.Generator().manual_seed(seed)
-    sample = []
-    for node in program.inputs:
-        type_ = program.tensor_type(node)
-        shape = [program.dimensions.hint(dim) for dim in type_.shape]
-        if type_.dtype.is_floating_point:
-            sample.append(torch.randn(shape, generator=generator).to(type_.dtype))
-        elif type_.dtype == torch.bool:
-            sample.append(_sample_mask(shape, generator))
-        else:
-            sample.append(torch.randint(0, 2, shape, generator=generator).to(type_.dtype))
-    return sample
-
-
-def _sample_mask(shape: list[int], generator: torch.Generator) -> torch.Tensor:
-    """Truth values of which every row holds both kinds, so that no mask hides everything, whichever way it is read."""
-    mask = torch.randint(0, 2, shape, generator=generator).bool()
-    if mask.dim() and mask.shape[-1] > 1:
-        mask[..., 0], mask[..., -1] = True, False
-    return mask
-
-
 def peak_bytes() -> int:
     """Peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -338,7 +338,9 @@ def parse_pass(text: str, catalogue: Iterable[type[Pass]]) -> Pass:
     Raises:
         SpecError: for an unknown pass, option or value.
     """
-    name, _, body = text.strip().partition("{")
+    name, brace, body = text.strip().partition("{")
+    if bool(brace) != body.endswith("}"):
+        raise SpecError("the braces of a pass do not match", where=text, mend="write name{option=value, ...}")
     classes = {cls.name: cls for cls in catalogue}
     if name not in classes:
         raise SpecError(f"there is no pass '{name}'", mend=f"passes: {', '.join(sorted(classes))}")
@@ -373,6 +375,8 @@ def make_pass(cls: type[Pass], options: dict[str, object]) -> Pass:
         return cls(**values)
     except TypeError as error:
         raise SpecError(f"pass '{cls.name}': {error}") from error
+    except SpecError as error:
+        raise SpecError(error.what, where=error.where or f"pass '{cls.name}'", mend=error.mend) from error
 
 
 def _convert(name: str, key: str, value: object, default: object) -> object:

@@ -33,6 +33,24 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Decomposition:
+    """That a solver turned an operator's weight into parts, which the graph puts together; no kernel reads them.
+
+    Args:
+        step: the solver.
+        bits: storage per weight with everything that decoding needs.
+    """
+
+    step: str
+    bits: float
+
+    @property
+    def reason(self) -> str:
+        """Why the operator runs in float."""
+        return f"its weight is unpacked when it runs, from the parts that {self.step} found"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Assignments by node name, and the reason for each operator that stays float though a format was asked.
 

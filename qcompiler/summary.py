@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from qcompiler.ir.interp import check_inputs, evaluate
+from qcompiler.ir.ops import runs_regions
 from qcompiler.ir.program import Node, Program
+from qcompiler.ir.region import INSIDE, MEND_INSIDE, inner_layers, nested_programs
 from qcompiler.ir.types import TensorType
 from qcompiler.layout import channels_last
 from qcompiler.manifest import library_versions
 from qcompiler.measure import LayerError, limit_samples, measure_layers, output_sqnr_db, sample_count
 from qcompiler.pipeline import Step
-from qcompiler.plan import Assignment
+from qcompiler.plan import Assignment, Decomposition
 from qcompiler.report import LayerReport, Report
 from qcompiler.spec import bits_per_element
 from qcompiler.stats import Batch
@@ -64,15 +66,19 @@ def summarize(
     layers = [
         layer_report(canonical, node, sources.get(node.name), by_name.get(node.name), measured.layers.get(node.name))
         for node in quantized.nodes
-        if "assignment" in node.meta or "refusal" in node.meta or node.name in by_name
+        if not runs_regions(node.target)
+        and ("assignment" in node.meta or "refusal" in node.meta or node.name in by_name)
     ]
+    layers += [row for node in quantized.nodes for row in inner_reports(node)]
     return Report(
         model=canonical.name,
         target=target.name,
         recipe=recipe,
         layers=tuple(layers),
         sqnr_db=deployed_sqnr_db(references, runner, few),
-        float_bytes=sum(tensor_bytes(canonical, node) for node in canonical.param_nodes),
+        float_bytes=sum(
+            tensor_bytes(each, node) for _, each in nested_programs(canonical) for node in each.param_nodes
+        ),
         quantized_bytes=sum(path.stat().st_size for path in files),
         steps=tuple(steps),
         warnings=tuple(warnings),
@@ -129,7 +135,7 @@ def layer_report(
     requested = requested_text(assigned) if isinstance(assigned, Assignment) else asked
     bits, size = 32.0, float_bytes
     if isinstance(assigned, Assignment) and source is not None:
-        bits, size = _deployed(canonical, source, assigned, float_bytes)
+        bits, size = _deployed(canonical, source, assigned, node.meta.get("decomposition"), float_bytes)
     realised = audit.realised if audit is not None else ("not checked" if isinstance(assigned, Assignment) else "float")
     reason = str(node.meta.get("refusal", "")) or (audit.reason if audit is not None else "")
     return LayerReport(
@@ -147,6 +153,23 @@ def layer_report(
         reason=reason,
         mend=audit.mend if audit is not None else "",
     )
+
+
+def inner_reports(node: Node) -> Iterator[LayerReport]:
+    """One record for each layer inside the regions of an operator: all of them stay in float."""
+    for name, program, inner in inner_layers(node):
+        weights = [param for param in inner.all_input_nodes if param.op == "get_attr"]
+        size = sum(tensor_bytes(program, param) for param in weights)
+        yield LayerReport(
+            name=name,
+            module=program.origin(inner).module,
+            op=program.op(inner),
+            requested=str(node.meta.get("asked", "float")),
+            bytes=size,
+            float_bytes=size,
+            reason=INSIDE,
+            mend=MEND_INSIDE,
+        )
 
 
 def requested_text(assigned: Assignment) -> str:
@@ -169,7 +192,9 @@ def _count(type_: TensorType) -> int:
     return count
 
 
-def _deployed(canonical: Program, source: Node, assigned: Assignment, float_bytes: int) -> tuple[float, int]:
+def _deployed(
+    canonical: Program, source: Node, assigned: Assignment, parts: object, float_bytes: int
+) -> tuple[float, int]:
     """Bits per weight with scales and zero points, and bytes of all parameters, once quantized."""
     arguments = canonical.bind(source)
     bits, size = 32.0, float_bytes
@@ -177,6 +202,7 @@ def _deployed(canonical: Program, source: Node, assigned: Assignment, float_byte
         weight = arguments[name]
         if isinstance(weight, Node) and weight.op == "get_attr":
             type_ = canonical.tensor_type(weight)
-            bits = bits_per_element(spec, [int(dim) for dim in type_.shape])
+            stored = parts.bits if isinstance(parts, Decomposition) else None
+            bits = stored or bits_per_element(spec, [int(dim) for dim in type_.shape])
             size += round(bits * _count(type_) / 8) - tensor_bytes(canonical, weight)
     return bits, size

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -24,18 +24,34 @@ from qcompiler.spec import Number, Scheme
 
 Granularity = Literal["tensor", "channel", "token", "group"]
 Need = Literal["must", "may", "float"]
+_ANYTHING = "any"
 _ACCEPT = re.compile(r"(\w+) (sym|asym) (tensor|channel|token|group=(\d+(?:\|\d+)*))( dynamic)?")
 
 
 @dataclass(frozen=True)
 class Accept:
-    """One family of numbers that a kernel takes: `uint8 asym tensor`, `uint4 asym group=16|32|64`, `... dynamic`."""
+    """One family of numbers that a kernel takes: `uint8 asym tensor`, `uint4 asym group=16|32|64`, `... dynamic`.
+
+    `any` is the family of all numbers; its other fields say nothing.
+    """
 
     format: str
     symmetric: bool
     granularity: Granularity
     group_sizes: tuple[int, ...] = ()
     dynamic: bool = False
+
+    def __str__(self) -> str:
+        if self.anything:
+            return _ANYTHING
+        sizes = "|".join(map(str, self.group_sizes))
+        where = f"group={sizes}" if sizes else self.granularity
+        return f"{self.format} {'sym' if self.symmetric else 'asym'} {where}{' dynamic' if self.dynamic else ''}"
+
+    @property
+    def anything(self) -> bool:
+        """Whether it is the family of all numbers."""
+        return self.format == _ANYTHING
 
     @staticmethod
     def parse(text: str) -> Accept:
@@ -44,6 +60,8 @@ class Accept:
         Raises:
             SpecError: when it cannot be read.
         """
+        if text.strip() == _ANYTHING:
+            return Accept(_ANYTHING, True, "tensor")
         match = _ACCEPT.fullmatch(text.strip())
         if not match:
             raise SpecError(f"'{text}' is not a number that a kernel accepts", mend="for example `int8 sym channel`")
@@ -53,7 +71,7 @@ class Accept:
         return Accept(match[1], match[2] == "sym", granularity, sizes, bool(match[5]))
 
     def numbers(self) -> list[Number]:
-        """Every number of the family."""
+        """Every number of the family; not to be asked of the family of all numbers."""
         format_ = parse_format(self.format)
         sizes = self.group_sizes or (0,)
         return [Number(format_, self.granularity, size, self.symmetric, self.dynamic) for size in sizes]
@@ -64,6 +82,8 @@ class Accept:
         A whole-tensor scale also serves a request for channels, never the other way round; the kernel's own signedness
         and symmetry win for activations, because they are a matter of the instruction set.
         """
+        if self.anything:
+            return request
         format_ = parse_format(self.format)
         if format_.storage_bits != request.format.storage_bits or format_.is_integer != request.format.is_integer:
             return None
@@ -197,6 +217,15 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class Foresees(Protocol):
+    """A backend that can say of a canonical program, before any work on it, what it will not be able to write."""
+
+    def check(self, program: Program, target: Target) -> None:
+        """Raises UnsupportedError that names every such operator, its first node and source module."""
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
     """A device: kernels in order of preference and settings of its backend."""
@@ -273,7 +302,9 @@ def slot_problem(program: Program, slot: Slot, argument: object) -> str:
 
 
 def _not_taken(what: str, request: Number | None) -> str:
-    return f"{what} in float is not accepted" if request is None else f"{what} as {request} is not accepted"
+    if request is None:
+        return f"{what} must be quantized for it, and the scheme leaves it in float"
+    return f"{what} as {request} is not accepted"
 
 
 def _reads_activations(program: Program, node: Node) -> bool:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from qcompiler.errors import InputError, ParseError, VerifyError
 from qcompiler.formats.pack import pack, unpack
-from qcompiler.ir.fill import Fill, digest_of, resolve
+from qcompiler.ir.fill import Fill, digest_of
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program
+from qcompiler.ir.region import copy_deep, nested_param_nodes, resolve_params
 from qcompiler.ir.text import INLINE_VALUES, print_program
 from qcompiler.ir.types import TensorType
 from qcompiler.spec import QuantSpec
@@ -37,20 +38,21 @@ def write_program(program: Program, folder: Path) -> tuple[str, ...]:
         VerifyError: when a parameter holds values that its format lacks.
         OSError: when the weights cannot be written.
     """
-    written = program.copy()
+    written = copy_deep(program)
     stored: dict[str, Tensor] = {}
     first_of: dict[tuple[str, str], str] = {}
     shared: dict[str, str] = {}
-    for node in program.param_nodes:
-        name, spec = str(node.target), program.tensor_type(node).spec
-        value = program.params[name]
+    for name, owner, node in nested_param_nodes(written):
+        type_, value = owner.tensor_type(node), owner.params[str(node.target)]
         if isinstance(value, Fill):
-            continue
-        codes, carrier = _encoded(value.detach(), spec, name)
-        written.params[name] = fill = _as_text(carrier, program.tensor_type(node))
+            if not value.at_hand:
+                continue
+            value = owner.param(node)
+        codes, carrier = _encoded(value.detach(), type_.spec, name)
+        owner.params[str(node.target)] = fill = _as_text(carrier, type_)
         if fill.kind != "digest":
             continue
-        first = first_of.setdefault((fill.digest, str(spec)), name)
+        first = first_of.setdefault((fill.digest, str(type_.spec)), name)
         if first == name:
             packed = codes.contiguous()
             stored[name] = packed.clone() if packed.data_ptr() == value.data_ptr() else packed
@@ -79,16 +81,16 @@ def read_program(folder: Path) -> Program:
             shared = json.loads((file.metadata() or {}).get(_SHARED, "{}"))
             present = set(file.keys())
             weights = {
-                str(node.target): _decoded(file.get_tensor(name), program.tensor_type(node))
-                for node in program.param_nodes
-                if (name := shared.get(str(node.target), str(node.target))) in present
+                name: _decoded(file.get_tensor(place), owner.tensor_type(node))
+                for name, owner, node in nested_param_nodes(program)
+                if (place := shared.get(name, name)) in present
             }
     except (OSError, ValueError, SafetensorError, ParseError) as error:
         text = error.what if isinstance(error, ParseError) else str(error)
         raise InputError(
             f"cannot read the program: {text}", where=str(folder), mend="write the artefact again"
         ) from error
-    program.params = resolve(program.params, weights)
+    resolve_params(program, weights)
     return program
 
 

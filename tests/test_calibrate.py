@@ -378,3 +378,18 @@ def test_bias_correction_of_a_grouped_transposed_convolution() -> None:
         gaps.append(torch.cat(gap).mean((0, 2)).abs().max())
     assert gaps[0] > 0.01
     assert gaps[1] < 1e-5
+
+
+def test_energies_do_not_depend_on_the_order_of_readers() -> None:
+    params = "".join(f"  param %w{i} : f32[4,8] = normal(seed={i})\n" for i in range(5))
+    calls = "".join(f"  %y{i} = aten.linear %x, %w{i}, none : f32[2,4]\n" for i in range(5))
+    results = ", ".join(f"%y{i}" for i in range(5))
+    inputs = "  input %x : f32[2,8]\n  input %z : f32[2,8]\n"
+    program = parse_program(f"program @p stage=canonical {{\n{inputs}{params}{calls}  return {results}\n}}\n")
+    turned = program.copy()
+    x, other = turned.inputs
+    for user in list(x.users)[:3]:
+        turned.redirect(user, x, other)
+        turned.redirect(user, other, x)
+    assert [user.name for user in x.users] == ["y3", "y4", "y0", "y1", "y2"]
+    assert channel_energies(program)[program.inputs[0]] == channel_energies(turned)[x]

@@ -9,13 +9,14 @@ import torch
 
 from benchmarks.coverage.architecture import Architecture
 from benchmarks.coverage.corpus import CORPUS, find
+from benchmarks.coverage.isolated import Row
 from benchmarks.coverage.measure import sensitivity, worst_sqnr
-from benchmarks.coverage.run import Row, closing, verdict
+from benchmarks.coverage.run import closing, verdict
 
 
 def test_the_corpus_is_wide_and_its_names_are_unique() -> None:
     counts = Counter(item.name for item in CORPUS)
-    assert len(counts) >= 60
+    assert len(counts) >= 90
     assert set(counts.values()) == {1}
     assert len({item.family for item in CORPUS}) == 8
 
@@ -32,6 +33,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ({"text": "differs", "float dB": 120.0}, "text differs"),
         ({"text": "same", "float dB": 99.0}, "float dB low"),
         ({"text": "same", "float dB": 120.0, "w8a8 dB": 14.9}, "w8a8 dB low"),
+        ({"text": "same", "w8a8 dB": 14.9, "sensitivity dB": 25.0}, "w8a8 dB low, ill-conditioned"),
         ({"failed": "trace"}, "trace fails"),
     ],
 )

@@ -10,26 +10,39 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from qcompiler.errors import SpecError, UnsupportedError
 from qcompiler.formats import (
     BINARY,
+    BNB_FP4,
     E8M0,
     FORMATS,
+    FP4_E1M2,
     FP4_E2M1,
     FP6_E2M3,
     FP6_E3M2,
     FP8_E4M3,
+    FP8_E4M3_FNUZ,
     FP8_E5M2,
+    FP8_E5M2_FNUZ,
     NF4,
     SCALE_FORMATS,
     TERNARY,
+    Codebook,
+    Companded,
     Format,
     Integer,
+    Logarithmic,
     MiniFloat,
     Table,
+    minifloat,
+    normal_float,
     parse_format,
+    power,
     scale_format,
+    twin_log,
 )
 from qcompiler.formats.grid import Grid
 from qcompiler.formats.rounding import round_scale, round_through
@@ -82,6 +95,39 @@ def test_rounding_finds_the_nearest_value(number: Format, reals: list[float]) ->
     values = number.grid().values
     nearest = (x.double()[:, None] - values).abs().amin(-1)
     assert torch.equal((x.double() - number.round(x).double()).abs(), nearest)
+
+
+@each_grid
+@given(reals=REALS)
+@settings(deadline=None, max_examples=15)
+def test_rounding_keeps_the_order(number: Format, reals: list[float]) -> None:
+    rounded = number.round(torch.tensor(reals).sort().values)
+    assert bool((rounded.diff() >= 0).all())
+
+
+@each_grid
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_large_tensors_round_as_the_search_does(number: Format, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(20_000, generator=generator) * torch.exp2(torch.randint(-9, 9, (20_000,), generator=generator))
+    x = torch.cat([every_interesting_real(number), noise, torch.tensor([torch.nan])]).to(dtype)[:, None]
+    grid = number.grid()
+    index = grid.index(x[:-1])
+    rounded = number.round(x)
+    assert torch.equal(rounded[:-1], grid.values[index].to(dtype))
+    assert bool(rounded[-1].isnan())
+    if float(torch.finfo(dtype).max) > number.highest:
+        assert torch.equal(number.encode(rounded[:-1]), grid.codes[index])
+    assert torch.equal(grid.encode(x[:-1]), grid.codes[index])
+
+
+def test_close_thresholds_are_told_apart_in_large_tensors() -> None:
+    values = torch.linspace(1, 1 + 2**-6, 6).tolist()
+    grid = Grid.from_codes(values)
+    x = torch.linspace(0.999, 1.02, 40_000)
+    assert torch.equal(grid.round(x), grid.values[grid.index(x)].float())
+    dense = Grid.from_codes(torch.linspace(1, 1 + 2**-6, 64).tolist())
+    assert torch.equal(dense.round(x), dense.values[dense.index(x)].float())
 
 
 @pytest.mark.parametrize("number", [number for number in GRIDS if number is not E8M0], ids=str)
@@ -142,6 +188,11 @@ def test_integer_arithmetic_equals_its_grid(number: Integer) -> None:
         (FP6_E3M2, ml_dtypes.float6_e3m2fn),
         (FP4_E2M1, ml_dtypes.float4_e2m1fn),
         (E8M0, ml_dtypes.float8_e8m0fnu),
+        (FP8_E4M3_FNUZ, ml_dtypes.float8_e4m3fnuz),
+        (FP8_E5M2_FNUZ, ml_dtypes.float8_e5m2fnuz),
+        (minifloat(4, 3, "fnuz", bias=11), ml_dtypes.float8_e4m3b11fnuz),
+        (minifloat(4, 3, "ieee"), ml_dtypes.float8_e4m3),
+        (minifloat(3, 4, "ieee"), ml_dtypes.float8_e3m4),
     ],
     ids=str,
 )
@@ -164,6 +215,118 @@ def test_small_floats_agree_with_ml_dtypes_bit_for_bit(number: Format, peer: typ
     nonzero = rounded.astype(np.float32) != 0
     ours = number.encode(torch.from_numpy(x)).numpy()
     np.testing.assert_array_equal(ours[nonzero], rounded.view(np.uint8)[nonzero])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (FP8_E4M3, TensorProto.FLOAT8E4M3FN),
+        (FP8_E4M3_FNUZ, TensorProto.FLOAT8E4M3FNUZ),
+        (FP8_E5M2, TensorProto.FLOAT8E5M2),
+        (FP8_E5M2_FNUZ, TensorProto.FLOAT8E5M2FNUZ),
+        (FP4_E2M1, TensorProto.FLOAT4E2M1),
+    ],
+    ids=str,
+)
+def test_small_floats_agree_with_the_onnx_cast(number: Format, kind: int) -> None:
+    generator = np.random.default_rng(0)
+    x = np.concatenate([every_interesting_real(number).numpy(), generator.standard_normal(500).astype(np.float32)])
+    # The reference turns infinity into infinity where there is one; rounding here always saturates.
+    x = np.clip(x, -3e38, 3e38)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["small"], to=kind, saturate=1),
+        helper.make_node("Cast", ["small"], ["y"], to=TensorProto.FLOAT),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs))
+    (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_array_equal(number.round(torch.from_numpy(x)).numpy(), wanted)
+
+
+@given(exponent=st.integers(1, 6), mantissa=st.integers(0, 6), bias=st.integers(-30, 60), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_any_minifloat_rounds_as_its_grid(exponent: int, mantissa: int, bias: int, seed: int) -> None:
+    number = MiniFloat(exponent, min(mantissa, 7 - exponent), bias=bias)
+    assert parse_format(number.name) == number
+    noise = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+    x = torch.cat([every_interesting_real(number), noise * number.highest])
+    assert torch.equal(number.round(x), number.grid().round(x))
+
+
+def test_a_bias_moves_all_values_by_a_power_of_two() -> None:
+    shifted = minifloat(2, 1, bias=4)
+    assert shifted.name == "fp4e2m1b4"
+    assert shifted.highest == 6 / 8
+    assert torch.equal(shifted.grid().values, FP4_E2M1.grid().values / 8)
+    assert minifloat(2, 1, bias=1) == FP4_E2M1
+    assert parse_format("fp4e2m1b-3").highest == 6 * 16
+    with pytest.raises(SpecError, match="reaches"):
+        minifloat(4, 3, bias=-100)
+
+
+def test_one_exponent_bit_is_the_even_grid() -> None:
+    steps = FP4_E1M2.grid().values * 2 ** (FP4_E1M2.exponent_bias + 1)
+    assert steps.tolist() == list(range(-7, 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("ulog2_4", Logarithmic(4)),
+        ("ulogsqrt2_3", Logarithmic(3, step=0.5)),
+        ("log2_4", Logarithmic(4, signed_values=True)),
+        ("log5s0.3", Logarithmic(5, signed_values=True, step=0.3)),
+        ("pow4c0.5", power(4, 0.5)),
+        ("twinlog3c12.8", twin_log(3, 12.8)),
+        ("fp8e4m3all", MiniFloat(4, 3)),
+        ("fp8e5m2fnuz", FP8_E5M2_FNUZ),
+        ("codebook4", Codebook(4)),
+        ("codebook12d8", Codebook(12, 8)),
+    ],
+)
+def test_families_have_names(text: str, number: Format) -> None:
+    assert parse_format(text) == number
+    assert str(number) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ulog2_9", "ulog2_8", "log2_2", "log4s0", "log4s1.0", "pow4c5.0", "pow4c1", "pow9c0.5", "twinlog4c0.0"),
+        *("codebook17", "codebook4d1", "fp8e4m3nan", "fp4e2m1b1"),
+    ],
+)
+def test_names_outside_a_family_are_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse_format(text)
+
+
+def test_logarithmic_values_are_powers_and_zero() -> None:
+    assert Logarithmic(3).decode(torch.arange(8)).tolist() == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0]
+    root = Logarithmic(3, step=0.5).decode(torch.arange(7))
+    assert torch.allclose(root[:-1] / root[1:], torch.full((6,), 2**0.5))
+    signed = Logarithmic(3, signed_values=True).decode(torch.arange(8))
+    assert signed.tolist() == [1, 0.5, 0.25, 0, -1, -0.5, -0.25, 0]
+
+
+def test_companded_grids_bend_as_their_curve() -> None:
+    places = torch.arange(8) / 7
+    assert torch.allclose(power(4, 0.5).decode(torch.arange(8)), places.square())
+    assert torch.allclose(power(4, 1).decode(torch.arange(8)), places)
+    spread = torch.log1p(10 * twin_log(4, 10).decode(torch.arange(8))) / torch.log(torch.tensor(11.0))
+    assert torch.allclose(spread, places)
+    codes = torch.tensor([9, 15])
+    assert torch.equal(power(4, 0.5).decode(codes), -power(4, 0.5).decode(16 - codes))
+    assert isinstance(parse_format("pow4c0.5"), Companded)
+
+
+def test_normal_floats_are_quantiles() -> None:
+    wanted = torch.tensor(NF4.values)
+    assert torch.allclose(torch.tensor(normal_float(4).values), wanted, atol=3e-7)
+    assert parse_format("nf3").lowest == -1
+    assert normal_float(2).values[1] == 0
+    assert BNB_FP4.decode(torch.arange(8)).mul(12).tolist() == pytest.approx([0, 0.0625, 8, 12, 4, 6, 2, 3])
 
 
 def test_known_limits() -> None:

@@ -18,6 +18,7 @@ HOMES = {"qcompiler": "qcompiler", "passes": "qcompiler.passes", "backends": "qc
 FAMILIES = ("canonical", "allocate", "lower", "calibrate", "solve")
 LONGEST_FILE = 400
 ARCHITECTURES = ("resnet", "mobilenet", "efficientnet", "llama", "mistral", "gemma", "qwen", "bert", "gpt", "whisper")
+METHODS_NAMED_LIKE_THEM = ("gptq", "gptaq")
 MARKS = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
 
 
@@ -128,6 +129,8 @@ def test_passes_and_backends_know_no_architecture() -> None:
     for path in product_files():
         if path.relative_to(ROOT).parts[0] in ("passes", "backends"):
             text = path.read_text().lower()
+            for method in METHODS_NAMED_LIKE_THEM:
+                text = text.replace(method, "")
             found += [f"{_id(path)}: {name}" for name in ARCHITECTURES if name in text]
     assert found == []
 
@@ -150,7 +153,7 @@ def test_every_package_and_module_has_a_docstring() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_pass_is_in_its_family_tuple(family: str) -> None:
     package = importlib.import_module(f"qcompiler.passes.{family}")
-    written = {f"{name}" for path in sorted((ROOT / "passes" / family).glob("*.py")) for name in _pass_classes(path)}
+    written = {f"{name}" for path in sorted((ROOT / "passes" / family).rglob("*.py")) for name in _pass_classes(path)}
     assert {cls.__name__ for cls in package.PASSES} == written
 
 

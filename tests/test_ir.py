@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.compiler import backends
+from qcompiler.data import sample_inputs
 from qcompiler.errors import InputError, ParseError, PassError, QCompilerError, SpecError, UnsupportedError, VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.fill import Fill, digest_of
@@ -37,7 +38,6 @@ from qcompiler.pipeline import (
     parse_passes,
     pass_text,
     run_passes,
-    sample_inputs,
 )
 from qcompiler.targets import load_target
 
@@ -545,3 +545,15 @@ def test_a_difference_is_relative_and_sees_nan() -> None:
 def test_an_error_is_one_message_of_four_parts() -> None:
     error = QCompilerError("what", where="there", step="pass", mend="so")
     assert str(error).splitlines() == ["what", "  where: there", "  in:    pass", "  mend:  so"]
+
+
+def test_a_node_may_bear_the_label_of_a_parameter_that_is_called_otherwise() -> None:
+    text = (
+        "program @p stage=canonical {\n"
+        "  input %x : f32[2]\n"
+        '  param %row_2 "row_1" : f32[2] = values(1, 2)\n'
+        "  %row_1 = aten.add.Tensor %x, %row_2 : f32[2]\n"
+        "  return %row_1\n"
+        "}\n"
+    )
+    assert str(parse_program(text)) == text

@@ -9,7 +9,7 @@ from qcompiler.errors import InputError, SpecError
 from qcompiler.formats import FORMATS, Format
 from qcompiler.formats.pack import pack, packed_size, unpack
 
-WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+WIDTHS = (*range(1, 17), 32)
 
 
 def random_codes(shape: tuple[int, ...], bits: int, seed: int = 0) -> torch.Tensor:
@@ -29,6 +29,8 @@ def test_unpack_inverts_pack(bits: int, rows: int, count: int, seed: int) -> Non
     unpacked = unpack(packed, bits, count)
     assert unpacked.dtype == torch.int32
     assert torch.equal(unpacked, codes)
+    if bits <= 8:
+        assert torch.equal(unpack(packed, bits, count, "uint8"), codes.to(torch.uint8))
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -58,10 +60,26 @@ def test_golden_bytes(bits: int, codes: list[int], expected: list[int]) -> None:
     assert pack(torch.tensor(codes), bits).tolist() == expected
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 7])
 def test_rows_longer_than_one_working_chunk(bits: int) -> None:
     codes = random_codes((2, 600_001), bits).to(torch.uint8)
     assert torch.equal(unpack(pack(codes, bits), bits, 600_001), codes.int())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8, 12, 16, 32])
+def test_packing_leaves_the_codes_alone(bits: int) -> None:
+    codes = random_codes((3, 16), bits)
+    before = codes.clone()
+    pack(codes, bits)
+    pack(codes.to(torch.uint8) if bits <= 8 else codes, bits)
+    assert torch.equal(codes, before)
+    narrow = before.to(torch.uint8)
+    if bits <= 8:
+        packed = pack(narrow, bits)
+        kept = packed.clone()
+        unpack(packed, bits, 16)
+        assert torch.equal(packed, kept)
+        assert torch.equal(narrow, before.to(torch.uint8))
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
@@ -100,7 +118,9 @@ def test_codes_that_do_not_fit_are_refused(codes: torch.Tensor, bits: int) -> No
 
 
 def test_wrong_sizes_and_widths_are_refused() -> None:
-    with pytest.raises(SpecError, match="9 bits"):
-        packed_size(4, 9)
+    with pytest.raises(SpecError, match="17 bits"):
+        packed_size(4, 17)
+    with pytest.raises(SpecError, match="do not fit uint8"):
+        unpack(torch.zeros(2, dtype=torch.uint8), 9, 1, "uint8")
     with pytest.raises(InputError, match="5 codes of 4 bits are 3 bytes"):
         unpack(torch.zeros(2, dtype=torch.uint8), 4, 5)

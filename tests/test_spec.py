@@ -181,6 +181,14 @@ def test_bits_per_element_count_scales_and_zero_points() -> None:
 @pytest.mark.parametrize(
     ("name", "weight", "activation"),
     [
+        ("mxfp4", "fp4e2m1 sym group=32 scale=e8m0", "fp4e2m1 sym group=32 scale=e8m0 dynamic"),
+        ("mxfp6", "fp6e2m3 sym group=32 scale=e8m0", "fp6e2m3 sym group=32 scale=e8m0 dynamic"),
+        ("mxfp6_e3m2", "fp6e3m2 sym group=32 scale=e8m0", "fp6e3m2 sym group=32 scale=e8m0 dynamic"),
+        ("mxfp8_e5m2", "fp8e5m2 sym group=32 scale=e8m0", "fp8e5m2 sym group=32 scale=e8m0 dynamic"),
+        ("mxint8", "int8 sym group=32 scale=e8m0", "int8 sym group=32 scale=e8m0 dynamic"),
+        ("nf3", "nf3 sym group=64 scale=f32", "None"),
+        ("bnbfp4", "bnbfp4 sym group=64 scale=f32", "None"),
+        ("ternary", "ternary sym group=128 scale=f16", "None"),
         ("W8A8", "int8 sym channel scale=f32", "uint8 asym tensor scale=f32"),
         ("w8a8_dynamic", "int8 sym channel scale=f32", "uint8 asym tensor scale=f32 dynamic"),
         ("w8a8_token", "int8 sym channel scale=f32", "uint8 asym token scale=f32 dynamic"),
@@ -236,6 +244,12 @@ def test_a_request_becomes_a_spec_of_the_tensors_rank(
     block: tuple[int, ...],
 ) -> None:
     assert Number.parse(request_text).spec(rank, channel_axis, reduce_axis).block == block
+
+
+def test_a_codebook_request_brings_its_table() -> None:
+    vectors = Number.parse("codebook8d4 sym channel scale=f16").spec(4, 0, 1)
+    assert str(vectors) == "codebook8d4 sym block=(1,-1,-1,-1) scale=f16 table=f16(-1,-1,-1,-1) along=1"
+    assert str(Number.parse("pow4c0.5 sym group=32 scale=f16").spec(2, 0, 1)) == "pow4c0.5 sym block=(1,32) scale=f16"
 
 
 def test_an_outer_scale_becomes_a_second_level() -> None:

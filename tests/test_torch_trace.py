@@ -303,6 +303,23 @@ def test_a_size_that_a_weight_fixes_is_fixed() -> None:
         program.run(noise(1, 6, 4))
 
 
+def test_a_trace_that_ties_a_size_is_not_finished() -> None:
+    calls: list[torch.Size] = []
+
+    class Halved(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.shape[1] // 2 == 4 else x
+
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x.shape)
+            return x + 1
+
+    program = qcompiler.trace(nn.Sequential(Halved(), Counted()), torch.ones(3, 8))
+    assert len(calls) == 1
+    assert dims(program) == [("free", 8)]
+
+
 @settings(deadline=None, max_examples=20)
 @given(batch=st.integers(1, 6), height=st.integers(4, 12), width=st.integers(4, 12))
 def test_images_of_any_size_run(batch: int, height: int, width: int) -> None:

@@ -16,7 +16,7 @@ import onnx
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
-from qcompiler.plan import Assignment
+from qcompiler.plan import Assignment, Decomposition
 from qcompiler.spec import QuantSpec
 from qcompiler.target import Kernel, LayerAudit, Target
 
@@ -42,6 +42,7 @@ _COMPUTES = frozenset(
         "NhwcMaxPool",
     }
 )  # fmt: skip
+UNPACKED_MEND = "a solver that keeps codes, such as gptq, where the target has a kernel for them"
 _FLOAT = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _GLUE = frozenset(
     {
@@ -99,7 +100,12 @@ def audit(model: Path, program: Program, target: Target) -> tuple[LayerAudit, ..
     realised = read_back(model)
     kernels = {kernel.name: kernel for kernel in target.kernels}
     found: list[LayerAudit] = []
+    varying: set[Node] = set(program.inputs)
     for node in program.nodes:
+        if varying.isdisjoint(node.all_input_nodes):
+            # What only puts a weight together is no layer.
+            continue
+        varying.add(node)
         kernel = kernels.get(str(node.args[0])) if node.target is ops.kernel else None
         if kernel is not None:
             found.append(_kernel_audit(program, node, kernel, realised.get(node.name, Realised())))
@@ -183,6 +189,10 @@ def _kernel_audit(program: Program, node: Node, kernel: Kernel, realised: Realis
 
 def _float_audit(program: Program, node: Node, realised: Realised, target: Target) -> LayerAudit:
     op = _operator(program, node)
+    parts, asked = node.meta.get("decomposition"), node.meta.get("assignment")
+    if isinstance(parts, Decomposition) and isinstance(asked, Assignment):
+        where = program.origin(node).module
+        return LayerAudit(node.name, where, op, _requested(asked), realised.main, False, parts.reason, UNPACKED_MEND)
     known = any(op in kernel.ops for kernel in target.kernels)
     reason = str(node.meta.get("refusal", "" if known else f"{target.name} has no low-bit kernel for {op}"))
     return LayerAudit(node.name, program.origin(node).module, op, "float", realised.main, True, reason)

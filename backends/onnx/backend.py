@@ -14,7 +14,7 @@ from qcompiler.backends.onnx.kernels import kernel_emitters
 from qcompiler.backends.onnx.lower import lower
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.settings import settings_of
-from qcompiler.backends.onnx.writer import save_model, write_model
+from qcompiler.backends.onnx.writer import check_writable, save_model, write_model
 from qcompiler.backends.reference import MEANINGS
 from qcompiler.ir.program import Program
 from qcompiler.target import Guard, LayerAudit, Runner, Target
@@ -29,6 +29,10 @@ class OnnxBackend:
 
     name: str = "onnx"
     guards: Mapping[str, Guard] = GUARDS
+
+    def check(self, program: Program, target: Target) -> None:
+        """Raises UnsupportedError for what a canonical program holds and ONNX has no form for."""
+        check_writable(program, settings_of(target).opset)
 
     def lower(self, program: Program, target: Target) -> Program:
         """Quantized program to kernel calls; raises VerifyError where the graph does not fit a kernel."""

@@ -12,14 +12,14 @@ import onnx_ir as ir
 import torch
 
 from qcompiler.backends.onnx.call import Call, static_size
-from qcompiler.backends.onnx.dtypes import as_numpy, container, onnx_dtype
+from qcompiler.backends.onnx.dtypes import OPEN_ENDED, as_numpy, container, onnx_dtype
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Node, Origin, Program
 from qcompiler.ir.text import print_dim
 from qcompiler.ir.types import Dim, SymbolType, TensorType, TupleType, Type
 from qcompiler.spec import QuantSpec
 
-Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
+Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[str] | ir.Graph
 Emitted = ir.Value | list[ir.Value]
 Emitter = Callable[["Context", Call], Emitted]
 KernelEmitter = Emitter
@@ -37,15 +37,18 @@ class Context:
         nodes: the ONNX nodes so far, in order.
         initializers: the constants so far, in order.
         domains: operator sets used beside the standard one, with their versions.
+        write_body: writes the nodes of a program into a context; what the graphs inside this one are written with.
     """
 
     program: Program
     opset: int
+    write_body: Callable[[Context], None]
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: list[ir.Value] = field(default_factory=list)
     domains: dict[str, int] = field(default_factory=dict)
     _values: dict[Node, Emitted] = field(default_factory=dict)
     _shared: dict[object, ir.Value] = field(default_factory=dict)
+    _constants: dict[object, ir.Value] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
     _named: int = 0
 
@@ -93,6 +96,18 @@ class Context:
             self._shared[key] = make()
         return self._shared[key]
 
+    def memo_constant(self, key: object, make: Callable[[], ir.Value]) -> ir.Value:
+        """Like `memo` for initializers, which the graphs inside this one and around it share."""
+        if key not in self._constants:
+            self._constants[key] = make()
+        return self._constants[key]
+
+    def nested(self, program: Program) -> Context:
+        """The context of a graph inside this one: it sees the values made so far, and shares names and initializers."""
+        inner = Context(program, self.opset, self.write_body, initializers=self.initializers, domains=self.domains)
+        inner._shared, inner._constants, inner._names = dict(self._shared), self._constants, self._names
+        return inner
+
     # -- constants -----------------------------------------------------------------------------------------
 
     def constant(self, value: torch.Tensor | np.ndarray, name: str = "") -> ir.Value:
@@ -101,7 +116,7 @@ class Context:
         if array.nbytes > _DEDUPLICATED_BYTES:
             return self.initializer(ir.Tensor(array), name or "constant")
         key = ("constant", array.dtype.str, array.dtype.name, array.shape, array.tobytes())
-        return self.memo(key, lambda: self.initializer(ir.Tensor(array), name or "constant"))
+        return self.memo_constant(key, lambda: self.initializer(ir.Tensor(array), name or "constant"))
 
     def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A new initializer called `name`, or `name_1`, `name_2`, ... when that is taken."""
@@ -176,7 +191,8 @@ class Context:
 
         spec = type_.spec
         make = shared_memory if spec is None else partial(converted, spec)
-        return self.memo(("parameter", name, transposed), make)
+        # a parameter that several regions hold is written once
+        return self.memo_constant(("parameter", id(self.program.params[name]), type_, transposed), make)
 
     def operand(self, argument: object, dtype: torch.dtype) -> ir.Value:
         """A tensor, symbolic size or Python number as an operand of element type `dtype`."""
@@ -194,7 +210,11 @@ class Context:
 
     def cast(self, value: ir.Value, source: torch.dtype, wanted: torch.dtype) -> ir.Value:
         """`value` in another element type."""
-        return value if source == wanted else self.op("Cast", [value], {"to": onnx_dtype(wanted).value})
+        if source == wanted:
+            return value
+        # torch lets numbers beyond these types become infinite or no number; ONNX would stop them at the largest
+        open_ended = {"saturate": 0} if wanted in OPEN_ENDED else {}
+        return self.op("Cast", [value], {"to": onnx_dtype(wanted).value, **open_ended})
 
     def size(self, node: Node, axis: int) -> int | ir.Value:
         """One dimension of a tensor: an int when static, else an int64 vector of one element.

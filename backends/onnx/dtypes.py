@@ -26,11 +26,16 @@ ONNX_DTYPES: dict[torch.dtype, ir.DataType] = {
     torch.complex128: ir.DataType.COMPLEX128,
     torch.float8_e4m3fn: ir.DataType.FLOAT8E4M3FN,
     torch.float8_e5m2: ir.DataType.FLOAT8E5M2,
+    torch.float8_e4m3fnuz: ir.DataType.FLOAT8E4M3FNUZ,
+    torch.float8_e5m2fnuz: ir.DataType.FLOAT8E5M2FNUZ,
 }
+OPEN_ENDED = frozenset({torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 _REINTERPRETED: dict[torch.dtype, tuple[torch.dtype, type[np.generic]]] = {
     torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
     torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
     torch.float8_e5m2: (torch.uint8, ml_dtypes.float8_e5m2),
+    torch.float8_e4m3fnuz: (torch.uint8, ml_dtypes.float8_e4m3fnuz),
+    torch.float8_e5m2fnuz: (torch.uint8, ml_dtypes.float8_e5m2fnuz),
 }
 _INTEGERS: dict[tuple[int, bool], ir.DataType] = {
     (2, True): ir.DataType.INT2,
@@ -90,12 +95,26 @@ def container(number: Format, opset: int, *, stored: bool) -> ir.DataType:
     """
     if number.name in _FLOATS and opset >= _FLOATS[number.name][1]:
         return _FLOATS[number.name][0]
-    if not number.is_integer:
+    whole = _whole_number_bits(number) if stored and not number.is_integer else None
+    if not number.is_integer and whole is None:
         raise UnsupportedError(
             f"ONNX opset {opset} has no element type for {number.name}",
             mend="use an integer format, fp8e4m3 or fp8e5m2, or a target with its own kernels",
         )
-    smallest = number.storage_bits if stored or is_native(number, opset) else max(8, number.storage_bits)
+    smallest = whole or (number.storage_bits if stored or is_native(number, opset) else max(8, number.storage_bits))
     narrowest = 2 if opset >= _TWO_BIT_OPSET else 4
     width = next(width for width in (2, 4, 8, 16, 32) if width >= max(smallest, narrowest))
     return _INTEGERS[width, number.signed or width == 32]
+
+
+def _whole_number_bits(number: Format) -> int | None:
+    """Width of the signed integers that hold all values of a format with gaps, such as 1 and -1; None where none do."""
+    values = number.grid().values
+    if not bool((values == values.round()).all()) or not number.signed:
+        return None
+    widths = (
+        width
+        for width in (2, 4, 8, 16)
+        if -(2.0 ** (width - 1)) <= number.lowest and number.highest < 2.0 ** (width - 1)
+    )
+    return next(widths, None)

@@ -44,7 +44,7 @@ def lower(program: Program, target: Target) -> Program:
     by_name = {node.name: node for node in lowered.nodes}
     for node in lowered.nodes:
         assigned = node.meta.get("assignment")
-        if isinstance(assigned, Assignment):
+        if isinstance(assigned, Assignment) and "decomposition" not in node.meta:
             lowering.replace(node, assigned, by_name)
     lowered.stage = Stage.LOWERED
     if settings.attention == "op":

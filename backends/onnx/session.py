@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     RuntimeException,
 )
 
-from qcompiler.backends.onnx.dtypes import as_numpy
+from qcompiler.backends.onnx.dtypes import as_numpy, onnx_dtype
 from qcompiler.errors import InputError
 
 RUNTIME_ERRORS = (
@@ -33,6 +34,14 @@ RUNTIME_ERRORS = (
     RuntimeException,
 )
 _ERRORS_ONLY = 3
+_SHORT: dict[str, torch.dtype] = {
+    "tensor(bfloat16)": torch.bfloat16,
+    "tensor(float8e4m3fn)": torch.float8_e4m3fn,
+    "tensor(float8e4m3fnuz)": torch.float8_e4m3fnuz,
+    "tensor(float8e5m2)": torch.float8_e5m2,
+    "tensor(float8e5m2fnuz)": torch.float8_e5m2fnuz,
+}
+_BITS = {dtype: torch.uint16 if dtype == torch.bfloat16 else torch.uint8 for dtype in _SHORT.values()}
 
 
 @dataclass(frozen=True)
@@ -58,16 +67,39 @@ class Session:
         missing = [name for name in self.inputs if name not in values]
         if missing:
             raise InputError(f"the model also takes {', '.join(missing)}", mend=f"inputs: {', '.join(self.inputs)}")
-        feeds = {name: as_numpy(values[name].contiguous()) for name in self.inputs}
         try:
-            results = self.inner.run(list(self.outputs), feeds)
+            results = self._run({name: values[name].contiguous() for name in self.inputs})
         except RUNTIME_ERRORS as error:
             raise InputError(
                 f"onnxruntime could not run the model: {first_line(error)}",
                 where=", ".join(f"{name} {list(value.shape)}" for name, value in values.items()),
                 mend="check dtypes and shapes of the inputs",
             ) from error
-        return [torch.as_tensor(result) for result in results]
+        return results
+
+    def _run(self, values: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        types = [item.type for item in self.inner.get_outputs()]
+        if not any(value.dtype in _BITS for value in values.values()) and not any(type_ in _SHORT for type_ in types):
+            feeds = {name: as_numpy(value) for name, value in values.items()}
+            return [torch.as_tensor(result) for result in self.inner.run(list(self.outputs), feeds)]
+        # numpy has no names for these element types, so their bits are handed over
+        inputs = {name: _handed(value) for name, value in values.items()}
+        return [_taken(result) for result in self.inner.run_with_ort_values(list(self.outputs), inputs)]
+
+
+def _handed(value: torch.Tensor) -> onnxruntime.OrtValue:
+    if value.dtype not in _BITS:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(as_numpy(value))
+    bits = value.view(_BITS[value.dtype]).numpy()
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx_dtype(value.dtype).value)
+
+
+def _taken(value: onnxruntime.OrtValue) -> torch.Tensor:
+    if value.data_type() not in _SHORT:
+        return torch.as_tensor(value.numpy())
+    data = bytearray(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()))
+    dtype, shape = _SHORT[value.data_type()], value.shape()
+    return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
 
 def open_session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from qcompiler.backends.onnx.ops import EMITTERS
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
+from qcompiler.ir.region import nested_programs
 from qcompiler.ir.structure import Structure
 
 OLDEST_OPSET = 21
@@ -42,11 +44,10 @@ def write_model(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedError(f"ONNX opset {opset} cannot be written", mend=f"choose {OLDEST_OPSET} to {NEWEST_OPSET}")
-    context = Context(program, opset)
+    context = Context(program, opset, partial(_write_body, kernel_emitters or {}))
     inputs = [_input(context, node) for node in program.inputs]
     output_names = [context.unique(name) for name in _output_names(program)]
-    for node in program.nodes:
-        _write_node(context, node, kernel_emitters or {})
+    context.write_body(context)
     graph = ir.Graph(
         inputs,
         _outputs(context, output_names),
@@ -58,6 +59,30 @@ def write_model(
     model = ir.Model(graph, ir_version=_ir_version(opset), producer_name="qcompiler")
     RemoveUnusedNodesPass()(model)
     return model
+
+
+def check_writable(program: Program, opset: int = OLDEST_OPSET) -> None:
+    """Finds out before any other work whether a canonical program can be written.
+
+    Raises:
+        UnsupportedError: naming every operator without a form in ONNX, with its first node and the source module; or
+            the first whose arguments have none.
+    """
+    unknown: dict[str, tuple[Program, Node]] = {}
+    for _, each in nested_programs(program):
+        for node in each.nodes:
+            if each.op(node) not in EMITTERS and each.op(node) != ops.GETITEM:
+                unknown.setdefault(each.op(node), (each, node))
+    if unknown:
+        owner, first = next(iter(unknown.values()))
+        error = _unsupported(f"operator {', '.join(map(repr, unknown))}", owner, first, sorted(EMITTERS))
+        raise UnsupportedError(
+            error.what,
+            where="; ".join(_place(owner, node) for owner, node in unknown.values()),
+            step=error.step,
+            mend=error.mend,
+        )
+    write_model(program, opset=opset)
 
 
 def save_model(model: ir.Model, path: Path | str) -> None:
@@ -88,6 +113,11 @@ def _input(context: Context, node: Node) -> ir.Value:
     )
     context.bind(node, value)
     return value
+
+
+def _write_body(kernels: Mapping[str, KernelEmitter], context: Context) -> None:
+    for node in context.program.nodes:
+        _write_node(context, node, kernels)
 
 
 def _write_node(context: Context, node: Node, kernels: Mapping[str, KernelEmitter]) -> None:

@@ -90,6 +90,29 @@ WAN: Mapping[str, object] = {
     "rope_max_seq_len": 32,
 }
 
+SANA: Mapping[str, object] = {
+    **TRANSFORMER,
+    "num_layers": 1,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 32,
+    "cross_attention_dim": 64,
+    "caption_channels": 32,
+    "sample_size": 8,
+    "mlp_ratio": 2.0,
+}
+DEEP_AUTOENCODER: Mapping[str, object] = {
+    "latent_channels": 4,
+    "attention_head_dim": 8,
+    "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+    "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+    "encoder_block_out_channels": (16, 32),
+    "decoder_block_out_channels": (16, 32),
+    "encoder_layers_per_block": (1, 1),
+    "decoder_layers_per_block": (1, 1),
+    "encoder_qkv_multiscales": ((), (5,)),
+    "decoder_qkv_multiscales": ((), (5,)),
+}
+
 
 def _times() -> torch.Tensor:
     return torch.randint(0, 1000, (BATCH,))
@@ -159,4 +182,6 @@ DIFFUSION: tuple[Architecture, ...] = (
         diffusing("WanTransformer3DModel", WAN),
         lambda: {"hidden_states": _film(True), "timestep": _times(), "encoder_hidden_states": _text()},
     ),
+    Architecture("autoencoder_dc", "diffusion", diffusing("AutoencoderDC", DEEP_AUTOENCODER), _picture),
+    Architecture("sana", "diffusion", diffusing("SanaTransformer2DModel", SANA), _captioned),
 )

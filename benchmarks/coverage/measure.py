@@ -1,9 +1,7 @@
-"""One architecture, all the way: trace, text form, float ONNX, two compilations. Runs in a process of its own."""
+"""One architecture, all the way: trace, text form, float ONNX, two compilations. Run it in a process of its own."""
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 import traceback
@@ -17,10 +15,11 @@ import torch
 import qcompiler
 from benchmarks.coverage.architecture import Architecture, Inputs
 from benchmarks.coverage.corpus import find
+from benchmarks.coverage.isolated import Row
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.writer import save_model, write_model
 from qcompiler.compiler import backends
-from qcompiler.data import as_inputs
+from qcompiler.data import as_inputs, flat_batch
 from qcompiler.errors import QCompilerError
 from qcompiler.ir.interp import flatten_inputs
 from qcompiler.ir.program import Program
@@ -34,7 +33,6 @@ from qcompiler.targets import load_target
 CALIBRATION = 8
 HELD_OUT = 2
 NOISE = 1e-3
-Row = dict[str, object]
 
 
 def measure(architecture: Architecture, recipes: Sequence[str]) -> Row:
@@ -46,11 +44,13 @@ def measure(architecture: Architecture, recipes: Sequence[str]) -> Row:
     calibration, held_out = samples[:CALIBRATION], samples[CALIBRATION:]
     traced = program = None
     with _stage(row, "trace"):
-        started = time.perf_counter()
+        started = time.process_time()
         traced = qcompiler.trace(module, calibration[0])
-        row["trace s"] = time.perf_counter() - started
+        row["trace s"] = time.process_time() - started
         row["free"] = len(traced.dimensions.symbols)
-        program, _ = run_passes(traced, CANONICAL, Context(_target()))
+        program, _ = run_passes(
+            traced, CANONICAL, Context(_target()), sample=flat_batch(traced, calibration[0], "inputs")
+        )
         row["nodes"] = len(program.nodes)
     if traced is None or program is None:
         return row
@@ -90,9 +90,9 @@ def compiled(
     recipe: str,
 ) -> Row:
     """Compiles and runs: output SQNR on samples that calibration did not see, and what fell back."""
-    started = time.perf_counter()
+    started = time.process_time()
     artifact = qcompiler.compile(traced, calibration=list(calibration), recipe=recipe)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     found = [describe(artifact(**sample))[1] for sample in held_out]
     report = artifact.report
     return {
@@ -151,12 +151,7 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500] + f" ({Path(last.filename).name}:{last.lineno})"
 
 
-def main() -> None:
-    """Measures the architecture named first with the recipes named after it, if any; prints the row as JSON."""
+def measure_named(name: str, recipes: Sequence[str]) -> Row:
+    """The row of the architecture of that name."""
     warnings.simplefilter("ignore")
-    name, *recipes = sys.argv[1:]
-    print(json.dumps(measure(find(name), recipes)))
-
-
-if __name__ == "__main__":
-    main()
+    return measure(find(name), recipes)

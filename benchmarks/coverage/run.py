@@ -12,32 +12,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from statistics import median
 
-from benchmarks.common import RESULTS, ROOT, print_table, write_results
+from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.coverage.corpus import CORPUS
+from benchmarks.coverage.isolated import Row, isolated
+from benchmarks.coverage.measure import measure_named
 
 RECIPES = ("w8a8", "w4a16g32")
 LEAST = {"float dB": 100.0, "w8a8 dB": 15.0}
-Row = dict[str, object]
+# 8-bit codes are some 20 times coarser than the noise of the sensitivity column: this much leaves nothing for them
+ILL_CONDITIONED = 30.0
 
 
 def run_one(name: str, recipes: Sequence[str], limit: int) -> Row:
-    """The row of one architecture, from a fresh process that may take `limit` seconds."""
-    command = [sys.executable, "-m", "benchmarks.coverage.measure", name, *recipes]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"model": name, "failed": "time", "time error": f"not done in {limit} s"}
-    try:
-        row = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        return {"model": name, "failed": "process", "process error": done.stderr[-600:]}
-    return row if isinstance(row, dict) else {"model": name, "failed": "process"}
+    """The row of one architecture, from a process of its own that may take `limit` seconds."""
+    row = isolated(measure_named, (name, tuple(recipes)), limit)
+    return {"model": name, "failed": "process", "process error": row["error"]} if "error" in row else row
 
 
 def verdict(row: Row) -> str:
@@ -47,7 +41,11 @@ def verdict(row: Row) -> str:
     if row.get("text") != "same":
         return "text differs"
     low = [key for key, least in LEAST.items() if isinstance(row.get(key), float) and float(str(row[key])) < least]
-    return f"{low[0]} low" if low else ""
+    if not low:
+        return ""
+    sensitivity = row.get("sensitivity dB")
+    ill = isinstance(sensitivity, float) and sensitivity < ILL_CONDITIONED
+    return f"{low[0]} low" + (", ill-conditioned" if ill else "")
 
 
 def short(row: Row, recipes: Sequence[str]) -> Row:

@@ -10,17 +10,18 @@ Source    placement by kernel capability; own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from qcompiler.errors import SpecError, UnsupportedError
 from qcompiler.ir.program import Node, Program, Stage, all_nodes
+from qcompiler.ir.region import INSIDE, inner_layers
 from qcompiler.ir.types import TensorType
 from qcompiler.pipeline import Annotates, Context, Promise
 from qcompiler.plan import Assignment
-from qcompiler.spec import Number, QuantSpec, parse_scheme
+from qcompiler.spec import Number, QuantSpec, Scheme, parse_scheme
 from qcompiler.target import Choice, Slot
 
 
@@ -31,10 +32,17 @@ class Assign:
     Args:
         scheme: short name such as `w8a8` or `w4a16g32`.
         keep: patterns (`|` between them, `*` and `?` inside) of node names or source module paths that stay float.
+        edges: scheme of the first and the last operator with a weight, in graph order, kept ones aside; empty: as the
+            rest.
+        weight: number of weights instead of the scheme's, such as `fp6e2m3 sym channel scale=f32`; `float` for none.
+        activation: number of activations instead of the scheme's, such as `fp8e4m3 sym token scale=f32 dynamic`.
     """
 
     scheme: str = "w8a8"
     keep: str = ""
+    edges: str = ""
+    weight: str = ""
+    activation: str = ""
     name: ClassVar[str] = "assign"
     needs: ClassVar[Stage] = Stage.CANONICAL
     gives: ClassVar[Stage] = Stage.CANONICAL
@@ -47,16 +55,17 @@ class Assign:
             SpecError: for an unknown scheme, or a `keep` pattern that matches nothing.
             UnsupportedError: when not one operator can be quantized; says why for each kind.
         """
-        scheme = parse_scheme(self.scheme)
         kept = kept_nodes(program, self.keep)
+        schemes = self._schemes(program, kept)
         choices: dict[Node, Choice] = {}
         for node in program.nodes:
             node.meta.pop("assignment", None)
             node.meta.pop("refusal", None)
-            node.meta["asked"] = "float" if node in kept else scheme.name
+            node.meta["asked"] = "float" if node in kept else schemes[node].name
+            _refuse_regions(node)
             if not isinstance(program.type(node), TensorType):
                 continue
-            choice = "kept in float by the recipe" if node in kept else ctx.target.choose(program, node, scheme)
+            choice = "kept in float by the recipe" if node in kept else ctx.target.choose(program, node, schemes[node])
             if isinstance(choice, Choice):
                 choices[node] = choice
             elif isinstance(choice, str):
@@ -75,6 +84,29 @@ class Assign:
             )
         ctx.log(f"{len(chosen)} operators as {self.scheme}, {sum('refusal' in n.meta for n in program.nodes)} refused")
         return program
+
+    def _main_scheme(self) -> Scheme:
+        scheme = parse_scheme(self.scheme)
+        if not (self.weight or self.activation):
+            return scheme
+        weight, activation = _number(self.weight, scheme.weight), _number(self.activation, scheme.activation)
+        name = ", ".join(f"{what} {number or 'float'}" for what, number in (("w", weight), ("a", activation)))
+        return Scheme(weight, activation, name)
+
+    def _schemes(self, program: Program, kept: Collection[Node]) -> dict[Node, Scheme]:
+        """The scheme of every node."""
+        schemes = dict.fromkeys(program.nodes, self._main_scheme())
+        weighted = [node for node in program.nodes if node not in kept and _has_weight(program, node)]
+        if self.edges and weighted:
+            schemes |= dict.fromkeys((weighted[0], weighted[-1]), parse_scheme(self.edges))
+        return schemes
+
+
+def _number(text: str, otherwise: Number | None) -> Number | None:
+    """The number that an option asks for; the scheme's own where it asks for nothing."""
+    if not text:
+        return otherwise
+    return None if text == "float" else Number.parse(text)
 
 
 def kept_nodes(program: Program, patterns: str) -> set[Node]:
@@ -154,6 +186,13 @@ def slot_spec(program: Program, slot: Slot, node: Node, number: Number) -> Quant
     if slot.weight:
         return number.spec(rank, slot.channel_axis, slot.reduce_axis)
     return number.spec(rank)
+
+
+def _refuse_regions(node: Node) -> None:
+    """Notes the layers that stay in float because they lie inside the regions of `node`."""
+    inner = [name for name, _, _ in inner_layers(node)]
+    if inner:
+        node.meta["refusal"] = f"{INSIDE}: {', '.join(inner)}"
 
 
 def _has_weight(program: Program, node: Node) -> bool:

@@ -96,6 +96,8 @@ def misfit(program: Program, node: Node, chosen: Assignment, kernel: Kernel) -> 
 
 
 def _takes(program: Program, slot: Slot, tensor: Node, spec: QuantSpec) -> bool:
+    if any(accept.anything for accept in slot.accepts):
+        return True
     offered = [slot_spec(program, slot, tensor, number) for accept in slot.accepts for number in accept.numbers()]
     return _shape_of(spec) in [_shape_of(other) for other in offered]
 

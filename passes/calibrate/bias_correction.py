@@ -21,10 +21,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from qcompiler.analysis.weights import TRANSPOSED, float_weight, spatial_axes, weight_quantizer
 from qcompiler.errors import PassError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program, Stage
-from qcompiler.passes.calibrate.weights import TRANSPOSED, float_weight, spatial_axes, weight_quantizer
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.qparams import is_set, qparam_values, qparams_of
 from qcompiler.reducers import Mean

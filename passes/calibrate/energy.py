@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from qcompiler.analysis.weights import TRANSPOSED, float_weight, spatial_axes
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
 from qcompiler.passes.calibrate.method import Energy
-from qcompiler.passes.calibrate.weights import TRANSPOSED, float_weight, spatial_axes
 
 Found = tuple[int, Tensor]
 
@@ -56,7 +56,8 @@ def channel_energies(program: Program) -> dict[Node, Energy]:
     """The energy of every value that weights multiply later on, at once or behind channelwise operators."""
     found: dict[Node, Found] = {}
     for node in reversed([*program.inputs, *program.nodes]):
-        for user in node.users:
+        # by name: the order of users changes when a program is copied, and with it the last digit of the sum
+        for user in sorted(node.users, key=lambda user: user.name):
             part = _seen_through(program, node, user, found)
             if part is None:
                 continue

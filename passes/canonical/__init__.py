@@ -1,6 +1,7 @@
 """Canonical passes: one spelling for everything, whichever front-end it came from. All of them keep the function."""
 
 from qcompiler.passes.canonical.canonicalize import Canonicalize
+from qcompiler.passes.canonical.canonicalize_regions import CanonicalizeRegions
 from qcompiler.passes.canonical.common_subexpressions import CommonSubexpressions
 from qcompiler.passes.canonical.erase_dead import EraseDead
 from qcompiler.passes.canonical.fold_batch_norm import FoldBatchNorm
@@ -15,6 +16,7 @@ from qcompiler.passes.canonical.narrow_rows import NarrowRows
 from qcompiler.passes.canonical.normalize import Normalize
 from qcompiler.passes.canonical.split_complex import SplitComplex
 from qcompiler.passes.canonical.split_projection import SplitProjection
+from qcompiler.passes.canonical.steps import STEPS
 from qcompiler.pipeline import Pass
 
 PASSES: tuple[type[Pass], ...] = (
@@ -30,24 +32,9 @@ PASSES: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     MergePads,
     EraseDead,
+    CanonicalizeRegions,
     Canonicalize,
     NarrowRows,
     SplitProjection,
 )
-CANONICAL: tuple[Pass, ...] = (
-    Normalize(),
-    SplitComplex(),
-    FoldConstants(),
-    CommonSubexpressions(),
-    NameNorms(),
-    NameActivations(),
-    FusePermutes(),
-    NameAttention(),
-    FusePermutes(),
-    FuseLinearBias(),
-    FoldBatchNorm(),
-    MergePads(),
-    CommonSubexpressions(),
-    EraseDead(),
-    Canonicalize(),
-)
+CANONICAL: tuple[Pass, ...] = (*STEPS, CanonicalizeRegions(), Canonicalize())

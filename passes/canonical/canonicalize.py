@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Program, Stage
+from qcompiler.ir.region import map_regions, nested_programs
 from qcompiler.passes.canonical.site import is_random
 from qcompiler.pipeline import Context, Promise, Structural
 
@@ -33,6 +34,13 @@ class Canonicalize:
         Raises:
             UnsupportedError: for an operator that draws random numbers.
         """
+        for _, each in nested_programs(program):
+            self.check(each)
+        map_regions(program, _declared)
+        return program
+
+    def check(self, program: Program) -> None:
+        """Refuses operators that draw random numbers."""
         for node in program.nodes:
             if is_random(node):
                 raise UnsupportedError(
@@ -40,4 +48,10 @@ class Canonicalize:
                     where=f"module {program.origin(node).module or '(top)'}",
                     mend="put the model in eval mode; pass noise that the model needs as an input",
                 )
-        return program
+
+
+def _declared(region: Program) -> Program:
+    region = region.copy()
+    region.stage = Stage.CANONICAL
+    map_regions(region, _declared)
+    return region

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 
 from qcompiler.errors import VerifyError
+from qcompiler.ir.fill import is_absent
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.passes.canonical.fuse_linear_bias import CONVOLUTIONS, TRANSPOSED
 from qcompiler.pipeline import Context, Exact, Promise
@@ -95,7 +96,7 @@ class FoldBatchNorm:
             return False
         if op == "aten.linear" and program.tensor_type(norm).rank != 2:
             return False
-        if op != "aten.linear" and any(layer.args[4]) and bool(affine.shift.any()):  # pyright: ignore[reportArgumentType]
+        if op != "aten.linear" and any(layer.args[4]) and _acts(affine.shift):  # pyright: ignore[reportArgumentType]
             return False
         weight = _weight(program, layer).double()
         groups = _groups(program, layer)
@@ -117,7 +118,7 @@ class FoldBatchNorm:
         known = layer.args[2]
         if isinstance(known, Node):
             program.set_param(program.own_param(layer, known, self.name), bias.to(dtype))
-        elif bool(bias.any()):
+        elif _acts(bias):
             name = str(old.target).removesuffix("weight").removesuffix(".") or layer.name
             node = program.before(layer, self.name).param(f"{name}.bias", bias.to(dtype))
             program.set_args(layer, (*layer.args[:2], node, *layer.args[3:]), layer.kwargs)
@@ -157,7 +158,7 @@ class FoldBatchNorm:
 def affine_of(program: Program, norm: Node) -> Affine | None:
     """Scale and shift of a batch norm; None when a statistic is no parameter."""
     _, weight, bias, mean, variance, _, _, eps, _ = norm.args
-    found = [program.constant(value) for value in (weight, bias, mean, variance)]
+    found = [_constant(program, value) for value in (weight, bias, mean, variance)]
     gamma, beta, center, spread = (None if tensor is None else tensor.double() for tensor in found)
     if center is None or spread is None or not isinstance(eps, int | float):
         return None
@@ -167,6 +168,19 @@ def affine_of(program: Program, norm: Node) -> Affine | None:
     return Affine(scale, (0.0 if beta is None else beta) - center * scale)
 
 
+def _constant(program: Program, value: object) -> torch.Tensor | None:
+    """The value of a parameter; without its numbers when those of any weight are absent: shapes still follow."""
+    tensor = program.constant(value)
+    if tensor is None or not any(is_absent(other) for other in program.params.values()):
+        return tensor
+    return tensor.to("meta")
+
+
+def _acts(shift: torch.Tensor) -> bool:
+    """Whether adding it may change anything."""
+    return shift.is_meta or bool(shift.any())
+
+
 def _constant_layer(program: Program, layer: Node) -> bool:
     weight, bias = layer.args[1], layer.args[2]
     full = all(isinstance(value, Node) and value.op == "get_attr" for value in (weight, bias) if value is not None)
@@ -174,14 +188,14 @@ def _constant_layer(program: Program, layer: Node) -> bool:
 
 
 def _weight(program: Program, layer: Node) -> torch.Tensor:
-    weight = program.constant(layer.args[1])
+    weight = _constant(program, layer.args[1])
     if weight is None:
         raise VerifyError(f"the weight of '%{layer.name}' is no constant")
     return weight
 
 
 def _bias(program: Program, layer: Node) -> torch.Tensor | None:
-    return program.constant(layer.args[2])
+    return _constant(program, layer.args[2])
 
 
 def _groups(program: Program, layer: Node) -> int:

@@ -151,17 +151,18 @@ def number_in(program: Program, value: object, rank: int) -> Number | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def is_constant(program: Program, value: object, known: dict[Node, bool]) -> bool:
-    """Whether a value depends on no input of the program; `known` remembers answers."""
-    if not isinstance(value, Node):
-        return True
-    if value not in known:
-        known[value] = value.op == "get_attr" or (
-            value.op == "call_function"
-            and not is_random(value)
-            and all(is_constant(program, source, known) for source in value.all_input_nodes)
-        )
-    return known[value]
+def is_constant(value: object) -> bool:
+    """Whether a value depends on no input of the program, and on no random numbers."""
+    waiting = [value] if isinstance(value, Node) else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "placeholder" or is_random(node):
+            return False
+        fresh = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return True
 
 
 def is_random(node: Node) -> bool:

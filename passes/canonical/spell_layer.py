@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from qcompiler.errors import UnsupportedError
-from qcompiler.passes.canonical.site import Result, Rule, Site
+from qcompiler.passes.canonical.site import Result, Rule, Site, is_constant
 from qcompiler.passes.canonical.sizes import Sizes
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -41,6 +41,9 @@ def conv(count: int, transposed: bool) -> Rule:
     def rule(site: Site) -> Result:
         head = [site.tensor("input"), site.tensor("weight"), site.optional("bias")]
         tail = [site.integer(name) if name == "groups" else _list(site, name, count) for name in names]
+        if not is_constant(head[2]):
+            column = site.call("aten.reshape", head[2], [-1] + [1] * count)
+            return site.call("aten.add.Tensor", site.call(op, *head[:2], None, *tail), column)
         return None if list(site.node.args) == [*head, *tail] else site.call(op, *head, *tail)
 
     return rule
@@ -91,6 +94,22 @@ def batch_norm(single: bool, eps: str = "eps", momentum: str = "momentum") -> Ru
         return [site.call("aten.batch_norm", *arguments)] + [None] * 3
 
     return rule
+
+
+def batch_statistics_norm(site: Site) -> Result:
+    """Batch norm without stored statistics, as weight standardization uses it, in plain arithmetic."""
+    x, weight, bias = site.tensor("input"), site.optional("weight"), site.optional("bias")
+    axes = [axis for axis in range(site.rank(x)) if axis != 1]
+    centered = site.call("aten.sub.Tensor", x, site.call("aten.mean.dim", x, axes, True))
+    variance = site.call("aten.mean.dim", site.call("aten.mul.Tensor", centered, centered), axes, True)
+    scale = site.call("aten.rsqrt", site.call("aten.add.Tensor", variance, site.arguments["eps"]))
+    result = site.call("aten.mul.Tensor", centered, scale)
+    shape = [-1] + [1] * (site.rank(x) - 2)
+    if weight is not None:
+        result = site.call("aten.mul.Tensor", result, site.call("aten.reshape", weight, shape))
+    if bias is not None:
+        result = site.call("aten.add.Tensor", result, site.call("aten.reshape", bias, shape))
+    return result, None, None
 
 
 def native_layer_norm(site: Site) -> Result:
@@ -226,6 +245,7 @@ LAYER: dict[str, Rule] = {
     "aten._native_batch_norm_legit_no_training": batch_norm(single=False),
     "aten.native_batch_norm": batch_norm(single=False),
     "aten._native_batch_norm_legit": batch_norm(single=False),
+    "aten._native_batch_norm_legit.no_stats": batch_statistics_norm,
     "aten.cudnn_batch_norm": batch_norm(single=False, eps="epsilon", momentum="exponential_average_factor"),
     "aten.native_layer_norm": native_layer_norm,
     "aten.native_group_norm": native_group_norm,

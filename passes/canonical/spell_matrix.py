@@ -7,7 +7,7 @@ from qcompiler.passes.canonical.site import Result, Rule, Site, is_constant
 
 
 def _is_weight(site: Site, node: Node) -> bool:
-    return site.rank(node) == 2 and is_constant(site.program, node, {})
+    return site.rank(node) == 2 and is_constant(node)
 
 
 def _rows(site: Site, weight: Node) -> Node:
@@ -41,7 +41,7 @@ def added_product(left: str, right: str) -> Rule:
     def rule(site: Site) -> Result:
         bias, first, second = site.tensor("self"), site.tensor(left), site.tensor(right)
         alpha, beta = site.arguments["alpha"], site.arguments["beta"]
-        row = site.rank(bias) == 1 and is_constant(site.program, bias, {})
+        row = site.rank(bias) == 1 and is_constant(bias)
         row = row and site.shape(bias) == site.shape(second)[-1:]
         if alpha == beta == 1 and row and _is_weight(site, second):
             return _product(site, first, second, bias)
@@ -53,7 +53,18 @@ def added_product(left: str, right: str) -> Rule:
     return rule
 
 
+def linear(site: Site) -> Result:
+    """A linear layer whose bias is computed at run time, as one without and a sum."""
+    bias = site.optional("bias")
+    if bias is None or is_constant(bias):
+        return None
+    return site.call(
+        "aten.add.Tensor", site.call("aten.linear", site.tensor("input"), site.tensor("weight"), None), bias
+    )
+
+
 MATRIX: dict[str, Rule] = {
+    "aten.linear": linear,
     "aten.mm": product("self", "mat2"),
     "aten.bmm": product("self", "mat2"),
     "aten.mv": product("self", "vec"),

@@ -113,6 +113,26 @@ def _in_front(site: Site, places: list[Node], axes: list[int]) -> Node:
     return site.call("aten.permute", written, [order.index(axis) for axis in range(rank)])
 
 
+def masked_scatter(sizes: Sizes) -> Rule:
+    """Values put one after the other where a mask is set, as a choice between old ones and values looked up.
+
+    The value for a place is the one whose number is the count of set places up to it.
+    """
+
+    def rule(site: Site) -> Result:
+        x, source = site.tensor("self"), site.tensor("source")
+        shape = [sizes.size(dim, site.node) for dim in site.shape(x)]
+        if any(size is None for size in shape):
+            return None
+        mask = site.call("aten.expand_as", site.tensor("mask"), x)
+        counts = site.call("aten.cumsum", site.cast(site.call("aten.reshape", mask, [-1]), torch.int64), 0)
+        places = site.call("aten.clamp", site.call("aten.sub.Tensor", counts, 1), 0)
+        values = site.call("aten.index_select", site.call("aten.reshape", source, [-1]), 0, places)
+        return site.call("aten.where.self", mask, site.call("aten.reshape", values, shape), x)
+
+    return rule
+
+
 def scatter_add(site: Site) -> Result:
     """`scatter_add` as the general form."""
     arguments = [site.arguments[name] for name in ("self", "dim", "index", "src")]
@@ -170,6 +190,7 @@ def update_rules(sizes: Sizes) -> dict[str, Rule]:
         "aten.select_scatter": select_scatter,
         "aten.slice_scatter": slice_scatter(sizes),
         "aten.index_put": index_put,
+        "aten.masked_scatter": masked_scatter(sizes),
         "aten.scatter_add": scatter_add,
         "aten.diagonal": diagonal,
     }

@@ -14,8 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
+
 from qcompiler.ir.program import Node, Program, Stage, map_nodes
 from qcompiler.ir.types import TensorType
+from qcompiler.passes.canonical import fourier
+from qcompiler.passes.canonical.sizes import Sizes
 from qcompiler.pipeline import Context, Exact, Promise
 
 Pair = tuple[Node, Node]
@@ -32,7 +36,7 @@ class SplitComplex:
 
     def run(self, program: Program, ctx: Context) -> Program:
         """The program in real numbers."""
-        split = _Split(program, self.name)
+        split = _Split(program, self.name, Sizes(program, self.name))
         for node in program.param_nodes:
             if _is_complex(program, node) and node.users:
                 split.param(node)
@@ -48,6 +52,7 @@ class _Split:
 
     program: Program
     step: str
+    sizes: Sizes
     parts: dict[Node, Pair] = field(default_factory=dict)
 
     def param(self, node: Node) -> None:
@@ -65,7 +70,9 @@ class _Split:
             if made is not None:
                 self.parts[node] = made
         elif op in _READS and node.args[0] in self.parts:
-            self.program.replace(node, _READS[op](_Maker(self, node), self.parts[node.args[0]]))  # pyright: ignore[reportArgumentType]
+            read = _READS[op](_Maker(self, node), self.parts[node.args[0]])  # pyright: ignore[reportArgumentType]
+            if read is not None:
+                self.program.replace(node, read)
 
     def moved(self, node: Node) -> Pair | None:
         """The same movement of both parts."""
@@ -98,11 +105,19 @@ class _Maker:
     split: _Split
     node: Node
 
-    def __call__(self, op: str, *args: object) -> Node:
-        return self.split.program.before(self.node, self.split.step).call(op, *args, name=op.split(".")[1])
+    def __call__(self, op: str, *args: object, dtype: torch.dtype | None = None) -> Node:
+        kwargs = {} if dtype is None else {"dtype": dtype}
+        builder = self.split.program.before(self.node, self.split.step)
+        return builder.call(op, *args, kwargs=kwargs, name=op.split(".")[1].strip("_"))
 
     def rank(self, node: Node) -> int:
         return self.split.program.tensor_type(node).rank
+
+    def size(self, node: Node, axis: int) -> int | Node | None:
+        return self.split.sizes.size(self.split.program.shape(node)[axis], self.node)
+
+    def dtype(self, node: Node) -> torch.dtype:
+        return self.split.program.tensor_type(node).dtype
 
     def pair(self, value: object) -> tuple[object, object | None]:
         """Parts of an operand; the imaginary one is None where there is none."""
@@ -177,6 +192,52 @@ def _length(make: _Maker, pair: Pair) -> Node:
     return make("aten.sqrt", make("aten.add.Tensor", *squares))
 
 
+def _cast(make: _Maker, bound: Bound) -> Pair | None:
+    """Real numbers as complex ones; complex ones in another precision."""
+    dtype = bound["dtype"]
+    real, imaginary = make.pair(bound["self"])
+    if not isinstance(dtype, torch.dtype) or not isinstance(real, Node):
+        return None
+    real = make("aten._to_copy", real, dtype=dtype.to_real())
+    if isinstance(imaginary, Node):
+        return real, make("aten._to_copy", imaginary, dtype=dtype.to_real())
+    return real, make("aten.mul.Tensor", real, 0.0)
+
+
+def _fourier(make: _Maker, bound: Bound) -> Pair | None:
+    pair = make.pair(bound["self"])
+    axes, normalization = _integers(bound["dim"]), int(str(bound["normalization"]))
+    return fourier.transform(make, pair, axes, normalization, bool(bound["forward"]))  # pyright: ignore[reportArgumentType]
+
+
+def _fourier_of_reals(make: _Maker, bound: Bound) -> Pair | None:
+    x = bound["self"]
+    axes, normalization = _integers(bound["dim"]), int(str(bound["normalization"]))
+    if not isinstance(x, Node):
+        return None
+    found = fourier.transform(make, (x, make("aten.mul.Tensor", x, 0.0)), axes, normalization, True)
+    axis = axes[-1] % make.rank(x)
+    end = make.size(make.node, axis)
+    if found is None or end is None:
+        return None
+    real, imaginary = (make("aten.slice.Tensor", part, axis, 0, end, 1) for part in found)
+    return real, imaginary
+
+
+def _reals_of_fourier(make: _Maker, pair: Pair) -> Node | None:
+    bound = make.split.program.bind(make.node)
+    axes, normalization = _integers(bound["dim"]), int(str(bound["normalization"]))
+    size = bound["last_dim_size"]
+    found = fourier.transform(make, pair, axes[:-1], normalization, False)
+    if found is None or not isinstance(size, int):
+        return None
+    return fourier.from_half(make, found, axes[-1], size, normalization)
+
+
+def _integers(argument: object) -> list[int]:
+    return [item for item in argument if isinstance(item, int)] if isinstance(argument, list | tuple) else []
+
+
 _MOVES = frozenset(
     f"aten.{name}"
     for name in (
@@ -191,11 +252,15 @@ _RULES: Mapping[str, _Rule] = {
     "aten.mul.Tensor": _product,
     "aten.add.Tensor": _sum("aten.add.Tensor"),
     "aten.sub.Tensor": _sum("aten.sub.Tensor"),
+    "aten._to_copy": _cast,
+    "aten._fft_c2c": _fourier,
+    "aten._fft_r2c": _fourier_of_reals,
     "aten._conj": _conjugate,
     "aten.conj_physical": _conjugate,
     "aten._conj_physical": _conjugate,
 }
-_READS: Mapping[str, Callable[[_Maker, Pair], Node]] = {
+_READS: Mapping[str, Callable[[_Maker, Pair], Node | None]] = {
+    "aten._fft_c2r": _reals_of_fourier,
     "aten.view_as_real": _side_by_side,
     "aten.real": lambda make, pair: pair[0],
     "aten.imag": lambda make, pair: pair[1],

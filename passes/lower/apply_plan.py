@@ -117,7 +117,8 @@ class _Inserter:
     ) -> Node:
         if spec.dynamic:
             chosen = builder.call("qc.choose_qparams", source, kwargs={"spec": spec}, name=f"{source.name}_qparams")
-            scale, zero_point = builder.items(chosen)
+            *scales, zero_point = builder.items(chosen)
+            scale = scales[0] if len(scales) == 1 else scales
             zero_point = None if spec.symmetric else zero_point
         elif shared is not None:
             scale, zero_point = shared
@@ -128,10 +129,8 @@ class _Inserter:
         return builder.call("qc.dequantize", codes, scale, zero_point, kwargs=kwargs, name=f"{source.name}_dq")
 
     def qparams(self, builder: Builder, source: Node, spec: QuantSpec, label: str) -> tuple[object, Node | None]:
-        shape = self.program.shape(source)
         scales: list[Node] = []
-        for index, level in enumerate(spec.levels):
-            shape = level.scale_shape(shape)
+        for index, shape in enumerate(spec.scale_shapes(self.program.shape(source))):
             if not all(isinstance(dim, int) for dim in shape):
                 raise UnsupportedError(
                     f"a static scale for each of {shape} blocks cannot be stored: the size is free",

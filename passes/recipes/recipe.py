@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -106,7 +106,7 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
 
 
 def _with_scheme(pass_: Pass, scheme: str) -> Pass:
-    return Assign(scheme, pass_.keep) if isinstance(pass_, Assign) else pass_
+    return replace(pass_, scheme=scheme) if isinstance(pass_, Assign) else pass_
 
 
 def _read(path: Path) -> Recipe:

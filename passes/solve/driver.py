@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Protocol, cast
+from typing import IO, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
+from qcompiler.ir.fill import Fill, put_aside
 from qcompiler.ir.program import Node, Program
-from qcompiler.ir.types import TensorType
 from qcompiler.qparams import Qparams, is_set, is_static, qparams_of, quantizers, set_qparams
 from qcompiler.spec import QuantSpec, Scales, qparams_from_range
 
+_MANY = 1 << 20
+"""Weights with at least so many elements wait on disk."""
+_PACKED_BITS = 8
 RangeOf = Callable[[Tensor, QuantSpec], tuple[Tensor, Tensor]]
 
 
@@ -74,8 +78,13 @@ def weight_sites(program: Program) -> list[Site]:
     return [Site(*key, tuple(nodes)) for key, nodes in found.items()]
 
 
-def set_ranges(program: Program, range_of: RangeOf) -> int:
+def set_ranges(program: Program, range_of: RangeOf, only: Collection[Qparams] | None = None) -> int:
     """Sets the scales that no pass has found yet; weights that share scales get a range that holds them all.
+
+    Args:
+        program: at stage quantized.
+        range_of: low and high of each block of a weight.
+        only: the scales to look at, all when None.
 
     Returns:
         how many grids were set.
@@ -85,7 +94,7 @@ def set_ranges(program: Program, range_of: RangeOf) -> int:
     """
     open_grids: dict[Qparams, list[Site]] = {}
     for site in weight_sites(program):
-        if not is_set(program, site.qparams):
+        if (only is None or site.qparams in only) and not is_set(program, site.qparams):
             open_grids.setdefault(site.qparams, []).append(site)
     for qparams, sites in open_grids.items():
         ranges = [range_of(finite_weight(program, site.param), site.spec) for site in sites]
@@ -95,13 +104,29 @@ def set_ranges(program: Program, range_of: RangeOf) -> int:
     return len(open_grids)
 
 
-def put_codes(program: Program, site: Site, codes: Tensor, step: str) -> None:
+class Shelf:
+    """Where solved weights wait: small ones as they are, large ones packed in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def keep(self, codes: Tensor, spec: QuantSpec) -> Tensor | Fill:
+        """The codes, or what stands for them; raises InputError when the disk is full."""
+        if codes.numel() < _MANY or spec.bits > _PACKED_BITS:
+            return codes
+        if self._file is None:
+            # The file has no name and goes with the last parameter that lies in it.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        return put_aside(codes, spec, self._file)
+
+
+def put_codes(program: Program, site: Site, codes: Tensor | Fill, step: str) -> None:
     """Stores codes in place of quantize nodes; a parameter that others read in float gets a companion."""
     if set(site.param.users) == set(site.quantizers):
         program.set_param(site.param, codes, site.spec)
         holder = site.param
     else:
-        type_ = TensorType(codes.dtype, tuple(codes.shape), site.spec)
+        type_ = replace(program.tensor_type(site.param), spec=site.spec)
         holder = program.before(site.quantizers[0], step).param(f"{site.param.target}.codes", codes, type_)
     for node in site.quantizers:
         program.replace(node, holder)

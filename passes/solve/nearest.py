@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from qcompiler.ir.program import Program, Stage
-from qcompiler.passes.solve.driver import Solved, finite_weight, put_codes, set_ranges, weight_sites
+from qcompiler.passes.solve.driver import Shelf, Solved, finite_weight, put_codes, set_ranges, weight_sites
 from qcompiler.passes.solve.ranges import Search, SearchName
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.qparams import qparam_values
@@ -55,10 +55,11 @@ class Nearest:
             InputError: when a weight holds NaN or infinity.
         """
         set_ranges(program, Search(self.search, self.percentile).range)
-        sites = weight_sites(program)
+        sites, shelf = weight_sites(program), Shelf()
         for site in sites:
             scale, zero_point = qparam_values(program, site.qparams)
             weight = finite_weight(program, site.param)
-            put_codes(program, site, quantize(weight, scale, zero_point, site.spec), self.name)
+            codes = shelf.keep(quantize(weight, scale, zero_point, site.spec), site.spec)
+            put_codes(program, site, codes, self.name)
         ctx.log(f"{len(sites)} weights to the nearest grid value")
         return program

@@ -71,6 +71,7 @@ def compile_command(
     plan: Path | None,
     seed: int,
     dynamic: Literal["auto", "none"],
+    weights: Path | None,
     budget: str | None,
     strict: bool,
     progress: Mode,
@@ -91,7 +92,7 @@ def compile_command(
     limit = Budget.parse(budget) if budget else None
     if output is None and stop_after is None:
         raise click.UsageError("say where the artefact goes: -o FOLDER")
-    reading = Reading(calibration, inputs, target, plan, seed, dynamic)
+    reading = Reading(calibration, inputs, target, plan, seed, dynamic, weights)
     with make_progress(progress) as shown:
         shown.update("read", 0, 0)
         options = Options(check, stop_after, dump_dir, progress=shown.update)

@@ -51,6 +51,7 @@ def diff_command(
     plan: Path | None,
     seed: int,
     dynamic: Literal["auto", "none"],
+    weights: Path | None,
     as_json: bool,
 ) -> None:
     """Show what differs between two programs: nodes by name, and values in decibels on one sample.
@@ -63,7 +64,7 @@ def diff_command(
 
     if (other is None) == (step is None):
         raise click.UsageError("give a second program, or --pass NAME")
-    reading = Reading(calibration, inputs, target, plan, seed, dynamic)
+    reading = Reading(calibration, inputs, target, plan, seed, dynamic, weights)
     job = dump_job(model, reading, recipe, passes, "off")
     if step is not None:
         before, after = around_step(job, step)

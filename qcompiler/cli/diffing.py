@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from qcompiler.errors import QCompilerError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.ops import GETITEM
 from qcompiler.ir.program import Node, Program
+from qcompiler.ir.region import Region
 from qcompiler.ir.text import print_fill, print_literal, print_type
 from qcompiler.ir.types import TensorType
 from qcompiler.measure import output_sqnr_db, sqnr_db
@@ -155,6 +157,9 @@ def _argument(value: object) -> str:
         return f"%{value.name}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_argument(item) for item in value)}]"
+    if isinstance(value, Region):
+        digest = hashlib.sha256(str(value.program).encode()).hexdigest()[:8]
+        return f"@{value.program.name}({digest})"
     return str(value) if isinstance(value, QuantSpec) else print_literal(value)
 
 

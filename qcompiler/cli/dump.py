@@ -55,6 +55,7 @@ def dump_command(
     plan: Path | None,
     seed: int,
     dynamic: Literal["auto", "none"],
+    weights: Path | None,
     as_json: bool,
 ) -> None:
     """Print the program of MODEL after any pass, as `.qir` text.
@@ -63,7 +64,7 @@ def dump_command(
     """
     if recipe is not None and passes is not None:
         raise click.UsageError("give --recipe or --passes, not both")
-    job = dump_job(model, Reading(calibration, inputs, target, plan, seed, dynamic), recipe, passes, check)
+    job = dump_job(model, Reading(calibration, inputs, target, plan, seed, dynamic, weights), recipe, passes, check)
     shown = programs_after(job, select_steps(after or str(len(job.passes)), job.passes))
     if as_json:
         return print_json([step_json(step, program) for step, program in shown])

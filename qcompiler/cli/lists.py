@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qcompiler.formats import Format
     from qcompiler.passes.recipes import Recipe
     from qcompiler.pipeline import Pass
-    from qcompiler.target import Accept, Kernel, Target
+    from qcompiler.target import Kernel, Target
 
 
 @click.command("passes", epilog=examples("qcompiler passes", "qcompiler passes --json"))
@@ -143,7 +143,7 @@ def describe_target(target: Target) -> dict[str, object]:
 def describe_kernel(kernel: Kernel) -> dict[str, object]:
     """What the catalogue says of one kernel row."""
     slots = {
-        name: {"need": slot.need, "accepts": [_accept_text(accept) for accept in slot.accepts]}
+        name: {"need": slot.need, "accepts": [str(accept) for accept in slot.accepts]}
         for name, slot in (*kernel.slots.items(), ("result", kernel.result))
     }
     return {"name": kernel.name, "ops": list(kernel.ops), "slots": slots, "note": kernel.note}
@@ -153,17 +153,12 @@ def _options(values: object) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) if isinstance(values, dict) else ""
 
 
-def _accept_text(accept: Accept) -> str:
-    where = "group=" + "|".join(str(size) for size in accept.group_sizes) if accept.group_sizes else accept.granularity
-    return f"{accept.format} {'sym' if accept.symmetric else 'asym'} {where}{' dynamic' if accept.dynamic else ''}"
-
-
 def _show_target(target: Target, as_json: bool) -> None:
     if as_json:
         return print_json(describe_target(target))
     rows = []
     for kernel in target.kernels:
         slots = (*kernel.slots.items(), ("result", kernel.result))
-        texts = [f"{name}: {' or '.join(_accept_text(a) for a in slot.accepts) or 'float'}" for name, slot in slots]
+        texts = [f"{name}: {' or '.join(str(a) for a in slot.accepts) or 'float'}" for name, slot in slots]
         rows.append((kernel.name, ", ".join(kernel.ops), "; ".join(texts), " ".join(kernel.note.split())))
     return print_table(("kernel", "operators", "numbers", "note"), rows, f"{target.name}: {target.description}")

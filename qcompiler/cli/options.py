@@ -52,6 +52,12 @@ def model_options(command: _Command) -> _Command:
                 metavar="FILE.npz",
                 help="One example call of a PyTorch model, one array per input. Default: the first samples.",
             ),
+            click.option(
+                "--weights",
+                type=path,
+                metavar="PATH",
+                help="A .safetensors file, or a checkpoint's folder, with the weights of a PyTorch model.",
+            ),
             click.option("--target", default="onnxruntime", show_default=True, help="See `qcompiler targets`."),
             click.option("--plan", type=path, metavar="FILE", help="Replay the plan.json of an artefact."),
             click.option("--seed", default=0, show_default=True, help="Of every random choice."),

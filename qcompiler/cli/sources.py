@@ -29,6 +29,7 @@ class Reading:
     plan: Path | None = None
     seed: int = 0
     dynamic: Literal["auto", "none"] = "auto"
+    weights: Path | None = None
 
 
 def open_model(source: str) -> object:
@@ -123,6 +124,7 @@ def make_job(
         reading.seed,
         options,
         log,
+        reading.weights,
     )
     return job if passes is None else replace(job, passes=tuple(parse_passes(passes, catalogue())))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ class Format(Protocol):
         ...
 
 
+def single(value: float) -> float:
+    """The float32 number nearest to a finite value: decoding gives float32, and a grid value must survive it."""
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
 class GridFormat(ABC):
     """A format that is defined by the value of each of its codes; the Grid does its arithmetic."""
 
@@ -89,12 +96,18 @@ class GridFormat(ABC):
     @property
     def lowest(self) -> float:
         """The smallest finite value."""
-        return min(value for value in self.code_values() if math.isfinite(value))
+        return self._limits[0]
 
     @property
     def highest(self) -> float:
         """The largest finite value."""
-        return max(value for value in self.code_values() if math.isfinite(value))
+        return self._limits[1]
+
+    # Found once: a solver asks at every column. Neither equality nor the hash of a format looks at it.
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        finite = [value for value in self.code_values() if math.isfinite(value)]
+        return min(finite), max(finite)
 
     @property
     def signed(self) -> bool:
@@ -109,10 +122,14 @@ class GridFormat(ABC):
 
     def grid(self) -> Grid:
         """All values in order with their codes and decision thresholds."""
-        # Loaded here because the grid needs torch, which naming and parsing formats must not wait for.
-        from qcompiler.formats.grid import Grid
+        return self._grid
 
-        return Grid.from_codes(self.code_values())
+    @cached_property
+    def _grid(self) -> Grid:
+        # Loaded here because the grid needs torch, which naming and parsing formats must not wait for.
+        from qcompiler.formats.grid import grid_of
+
+        return grid_of(self.code_values())
 
     def round(self, x: Tensor) -> Tensor:
         """Nearest grid value, ties to the even code, saturating; any shape, dtype of `x`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,3 +44,8 @@ def _count(size: Dim, extent: int) -> Dim:
     if extent == -1:
         return 1
     return size if extent == 1 else -(-size // extent)
+
+
+def mask_bits(kept: int, group: int) -> int:
+    """Bits that number all masks with `kept` ones among `group` places."""
+    return (math.comb(group, kept) - 1).bit_length()

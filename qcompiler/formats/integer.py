@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,13 @@ class Integer:
             raise UnsupportedError(
                 f"{self.name} has too many values to list", mend="use its round, which needs no list"
             )
-        from qcompiler.formats.grid import Grid
+        from qcompiler.formats.grid import grid_of
 
         values = [float(code) for code in range(1 << self.bits)]
         if self.signed:
             half = 1 << (self.bits - 1)
             values = values[:half] + [value - 2 * half for value in values[half:]]
-        return Grid.from_codes([value if value >= self.lowest else float("nan") for value in values])
+        return grid_of(tuple(value if value >= self.lowest else math.nan for value in values))
 
     def round(self, x: Tensor) -> Tensor:
         """Nearest integer, half to even, saturating; any shape, dtype of `x`.
@@ -91,12 +92,15 @@ class Integer:
 
     def encode(self, values: Tensor) -> Tensor:
         """Integers in any float dtype to two's complement codes, int32 (of 32 bits: the signed pattern)."""
-        return (values.round().long() & ((1 << self.bits) - 1)).int()
+        codes = values.round().int()
+        return codes if self.bits == 32 else codes.bitwise_and_((1 << self.bits) - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 integers; shape of `codes`."""
-        wide = codes.long() & ((1 << self.bits) - 1)
+        if self.bits == 32:
+            return codes.int().float()
+        values = codes.int() & ((1 << self.bits) - 1)
         if self.signed:
             sign = 1 << (self.bits - 1)
-            wide = (wide ^ sign) - sign
-        return wide.float()
+            values = values.bitwise_xor_(sign).sub_(sign)
+        return values.float()

@@ -17,12 +17,16 @@ import onnx
 import onnx_ir
 
 from qcompiler.errors import InputError, UnsupportedError, VerifyError
-from qcompiler.frontends.finite import check_finite
+from qcompiler.frontends.onnx_branches import Decisions, settled
+from qcompiler.frontends.onnx_control import CONTROL, Frame
+from qcompiler.frontends.onnx_functions import body_of, has_body
 from qcompiler.frontends.onnx_load import live_nodes, load_model, module_of, opset_of, word
-from qcompiler.frontends.onnx_ops import OPERATORS, REFUSED
+from qcompiler.frontends.onnx_ops import OPERATORS, REFUSED, Operator
 from qcompiler.frontends.onnx_ops.context import Emitter, Known, OpContext, Result, Sizes, Value
+from qcompiler.frontends.onnx_ops.heed import heeded
 from qcompiler.frontends.onnx_ops.sizes import LARGEST, SIZES, simplify
 from qcompiler.frontends.onnx_ops.tensors import torch_dtype, torch_tensor
+from qcompiler.ir.finite import check_finite
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program, Signature
 from qcompiler.ir.structure import Structure
@@ -60,13 +64,21 @@ def import_onnx(
     check_operators(model, where)
     failure: VerifyError | None = None
     for shared, scale in itertools.product((False, True), HINT_SCALES):
-        hints = _Hints(dict(sizes or {}), scale, shared)
-        importer = _Importer(model, where, hints, Program(name=word(name or model.graph.name or "model")))
+        free: dict[str, str] = {}
+
+        def attempt(scale: int, decided: Decisions, *, shared: bool = shared, free: dict[str, str] = free) -> Program:
+            hints = _Hints(dict(sizes or {}), scale, shared, decided)
+            importer = _Importer(model, where, hints, Program(name=word(name or model.graph.name or "model")))
+            try:
+                return importer.run()
+            finally:
+                free.update(importer.symbols)
+
         try:
-            return importer.run()
+            return settled(attempt, HINT_SCALES, scale, {})
         except VerifyError as error:
             failure = failure or error
-            if not importer.symbols:
+            if not free:
                 break
     raise InputError(
         failure.what if failure else "the model is empty",
@@ -84,7 +96,9 @@ def check_operators(model: onnx_ir.Model, where: str) -> None:
     """
     unknown: dict[str, str] = {}
     for node in live_nodes(model.graph):
-        if node.domain in _STANDARD and (node.op_type in OPERATORS or node.op_type == "If"):
+        if node.domain in _STANDARD and (node.op_type in OPERATORS or node.op_type in CONTROL):
+            continue
+        if node.domain in _STANDARD and node.op_type not in REFUSED and has_body(node.op_type, opset_of(model)):
             continue
         label = node.op_type if node.domain in _STANDARD else f"{node.domain}::{node.op_type}"
         reason = f" ({REFUSED[node.op_type]})" if node.op_type in REFUSED else ""
@@ -109,11 +123,13 @@ class _Hints:
         sizes: fixed sizes by dimension name.
         scale: factor on the example size of every axis but the first.
         shared: whether dimensions without a name are the same on the same axis of all inputs.
+        decided: which branch to take where the types of both do not fit together.
     """
 
     sizes: Mapping[str, int]
     scale: int
     shared: bool
+    decided: Decisions
 
 
 @dataclass
@@ -126,6 +142,8 @@ class _Importer:
     program: Program
     symbols: dict[str, str] = field(default_factory=dict)
     values: dict[onnx_ir.Value, Value] = field(default_factory=dict)
+    rewritten: bool = False
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         self.emitter = Emitter(self.program)
@@ -138,6 +156,9 @@ class _Importer:
         self.emitter.module = ""
         outputs = [self.emitter.tensor(self.value(value)) for value in graph.outputs]
         self.program.set_outputs(outputs)
+        if self.rewritten:
+            # what was begun and then given up for the standard's definition
+            self.program.erase_dead()
         self.program.signature = self.signature()
         self.program.edits = 0
         return self.program
@@ -174,7 +195,7 @@ class _Importer:
 
     def dimension(self, value: onnx_ir.Value, axis: int, examples: Iterator[int]) -> Dim:
         dim = value.shape[axis] if value.shape is not None else None
-        if isinstance(dim, int) and dim > 0:
+        if isinstance(dim, int) and dim >= 0:
             return dim
         given = dim.value if isinstance(dim, onnx_ir.SymbolicDim) else None
         label = given or f"{value.name}_{axis}"
@@ -196,7 +217,8 @@ class _Importer:
             inputs = tuple(self.value(value) if value is not None else None for value in node.inputs)
             context = OpContext(self.emitter, node, self.version, inputs)
             try:
-                results = self.branch(context) if node.op_type == "If" else self.results(context)
+                control = CONTROL.get(node.op_type) if node.domain in _STANDARD else None
+                results = control(self, context) if control else self.results(context)
             except VerifyError as error:
                 raise VerifyError(error.what, where=f"{context.where} of {self.where}: {error.where}") from error
             self.bind(context, [results] if isinstance(results, Node | Known | Sizes) else list(results))
@@ -214,7 +236,9 @@ class _Importer:
 
     def results(self, context: OpContext) -> Result:
         operator = OPERATORS.get(context.node.op_type)
-        if operator is None or context.node.domain not in _STANDARD:
+        if context.node.domain not in _STANDARD or (
+            operator is None and not has_body(context.node.op_type, self.version)
+        ):
             raise UnsupportedError(
                 f"operator '{context.node.op_type}' is not supported",
                 where=context.where,
@@ -226,29 +250,63 @@ class _Importer:
             folded = rule(context) if rule else None
             if folded is not None:
                 return folded
-        if context.inputs and all(value is None or isinstance(value, Known) for value in context.inputs):
+        if operator and context.inputs and all(value is None or isinstance(value, Known) for value in context.inputs):
             folded = _fold(context)
             if folded is not None:
                 return folded
-        return operator(context)
+        return self.emitted(context, operator)
 
-    def branch(self, context: OpContext) -> list[Value | None]:
-        """The results of an `If` whose condition is known."""
-        condition = context.known(0)
-        if condition is None:
-            raise UnsupportedError(
-                "the model branches on data or on a symbolic size",
-                where=f"{context.where} of {self.where}",
-                step="import onnx",
-                mend="if the condition follows from a free dimension, fix it: import_onnx(..., sizes={name: size}); "
-                "else export the model without the branch",
-            )
-        graph = context.node.attributes["then_branch" if bool(condition) else "else_branch"].as_graph()
-        self.nodes(live_nodes(graph))
-        return [self.value(value) for value in graph.outputs]
+    def emitted(self, context: OpContext, operator: Operator | None) -> Result:
+        """What the operator's own function makes, or else the standard's definition of it by other operators."""
+        try:
+            results = heeded(operator, context) if operator else None
+        except UnsupportedError:
+            body = body_of(context)
+            if body is None:
+                raise
+        else:
+            if results is not None and not _lacks(context, results):
+                return results
+            body = body_of(context)
+            if results is not None and body is None:
+                return results
+        if body is None:
+            raise context.refuse("the standard has no definition of it by other operators for these element types")
+        return self.inlined(context, *body)
+
+    def inlined(self, context: OpContext, body: onnx_ir.Model, places: Sequence[int]) -> Result:
+        """The results of a node's definition, each at its place among the node's outputs."""
+        given = {value.name: context.inputs[i] for i, value in enumerate(context.node.inputs) if value is not None}
+        for value in body.graph.inputs:
+            found = given[value.name]
+            if found is not None:
+                self.values[value] = found
+        version, self.version = self.version, opset_of(body)
+        try:
+            self.nodes(live_nodes(body.graph))
+        finally:
+            self.version = version
+        self.rewritten = True
+        results: list[Value | None] = [None] * len(context.node.outputs)
+        for place, value in zip(places, body.graph.outputs, strict=True):
+            results[place] = self.value(value)
+        return results
+
+    @property
+    def decided(self) -> Decisions:
+        """Which branch to take where the types of both do not fit together."""
+        return self.hints.decided
+
+    def nested(self, program: Program) -> _Importer:
+        """What imports the nodes of a graph inside this one, into a program of its own."""
+        inner = _Importer(self.model, self.where, self.hints, program, self.symbols)
+        inner.version = self.version
+        return inner
 
     def value(self, value: onnx_ir.Value) -> Value:
         """What an ONNX value became; initializers are read at first use."""
+        if value not in self.values and self.frame is not None:
+            self.values[value] = self.frame.value(value)
         if value not in self.values:
             if value.const_value is None:
                 raise InputError(
@@ -264,6 +322,16 @@ class _Importer:
         return self.values[value]
 
 
+def _lacks(context: OpContext, results: Result) -> bool:
+    """Whether an output that is read was not made."""
+    listed = [results] if isinstance(results, Node | Known | Sizes) else list(results)
+    made = [index < len(listed) and listed[index] is not None for index in range(len(context.node.outputs))]
+    return any(
+        not made[index] and bool(output.uses() or output.is_graph_output())
+        for index, output in enumerate(context.node.outputs)
+    )
+
+
 def _is_small(values: Sequence[Value | None]) -> bool:
     return all(
         value is None
@@ -276,7 +344,10 @@ def _is_small(values: Sequence[Value | None]) -> bool:
 def _fold(context: OpContext) -> Result | None:
     """The node's results when all inputs are known; None when they would take much more memory than the inputs."""
     scratch = Emitter(Program())
-    results = OPERATORS[context.node.op_type](replace(context, emitter=scratch))
+    try:
+        results = heeded(OPERATORS[context.node.op_type], replace(context, emitter=scratch))
+    except UnsupportedError:
+        return None
     listed = [results] if isinstance(results, Node | Known | Sizes) else list(results)
     nodes = [result for result in listed if isinstance(result, Node)]
     produced = sum(math.prod(int(dim) for dim in scratch.program.shape(node)) for node in nodes)

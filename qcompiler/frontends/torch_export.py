@@ -14,20 +14,26 @@ from typing import Any
 import sympy
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from qcompiler.errors import InputError, UnsupportedError
-from qcompiler.frontends.finite import check_finite
+from qcompiler.frontends.torch_control import add_control, is_control
+from qcompiler.frontends.torch_meta import is_stand_in
+from qcompiler.frontends.torch_values import is_only_asserted, refuse_value, source_line, stays_a_tensor
 from qcompiler.frontends.torch_whole import decompositions
+from qcompiler.frontends.weight_files import WeightFiles
+from qcompiler.ir.fill import Fill
+from qcompiler.ir.finite import check_finite
 from qcompiler.ir.program import Node, Origin, Program, Signature
 from qcompiler.ir.structure import Structure, describe
 from qcompiler.ir.types import Dim as Dimension
 from qcompiler.ir.types import Symbol, SymbolType, TensorType, TupleType, Type, as_dim
 
 WRAPPED = "_model"
+Specs = dict[str, InputSpec]
 
 
 def import_exported(
@@ -35,6 +41,7 @@ def import_exported(
     names: Sequence[str] | None = None,
     name: str = "model",
     signature: Signature | None = None,
+    weights: WeightFiles | None = None,
 ) -> Program:
     """Turns an ExportedProgram into a Program; parameters are shared, not copied.
 
@@ -43,14 +50,16 @@ def import_exported(
         names: names of the user inputs; those of the exported signature when None.
         name: of the program.
         signature: how the program is called; that of the exported program when None.
+        weights: hold the parameters, which are read when a pass asks; the model's own values are used when None.
 
     Raises:
-        InputError: for a weight that holds NaN or infinity, and an export in which two inputs became one.
+        InputError: for a weight that holds NaN or infinity or that `weights` lack, and an export in which two inputs
+            became one.
         UnsupportedError: for a model that writes to its buffers; what it writes to its inputs stays inside.
     """
     _check_examples(exported)
     functional = _functional(exported)
-    importer = _Importer(functional, Program(name=_safe(name)))
+    importer = _Importer(functional, Program(name=_safe(name)), weights)
     program = importer.run(names)
     if signature is None:
         call = functional.call_spec
@@ -126,71 +135,100 @@ def quiet() -> Iterator[None]:
 class _Importer:
     exported: ExportedProgram
     program: Program
+    weights: WeightFiles | None = None
 
     def run(self, names: Sequence[str] | None) -> Program:
         self.values: dict[Node, Node] = {}
         self.renamed: dict[str, Dimension] = {}
+        self.missing: list[str] = []
         self.given: list[Structure] = []
         self.returned: list[Structure] = []
         specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
-        user_names = iter(names) if names is not None else None
         placeholders = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
+        self.add_inputs(placeholders, specs, names)
+        self.add_params(placeholders, specs)
+        for node in self.exported.graph.nodes:
+            if node.op == "call_function":
+                self.add_call(node)
+            elif node.op not in ("placeholder", "output", "get_attr"):
+                raise UnsupportedError(f"the traced graph holds a {node.op} node, '{node.name}'")
+        self.add_outputs()
+        self.program.erase_dead()
+        self.program.edits = 0
+        return self.program
+
+    def add_inputs(self, placeholders: list[Node], specs: Specs, names: Sequence[str] | None) -> None:
+        user_names = iter(names) if names is not None else None
         for node in placeholders:
             spec = specs[node.name]
             if spec.kind == InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
                 self.given.append(Structure("const", value=spec.arg.value))
             elif spec.kind == InputKind.USER_INPUT:
                 self.given.append(Structure("leaf", index=len(self.program.inputs)))
-                self.add_input(node, next(user_names) if user_names else node.name)
+                name = next(user_names) if user_names else node.name
+                self.values[node] = self.program.add_input(name, self.type(node.meta["val"]))
+
+    def add_params(self, placeholders: list[Node], specs: Specs) -> None:
         for node in placeholders:
             spec = specs[node.name]
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-                self.add_param(node, str(spec.target))
+                self.add_param(node, str(spec.target), spec.kind)
             elif spec.kind != InputKind.USER_INPUT:
                 raise UnsupportedError(f"input '{node.name}' of kind {spec.kind} is not supported")
-        for node in self.exported.graph.nodes:
-            if node.op == "call_function":
-                self.add_call(node)
-            elif node.op not in ("placeholder", "output"):
-                raise UnsupportedError(
-                    f"the traced graph holds a {node.op} node, '{node.name}'",
-                    mend="control flow that depends on data (torch.cond and loops) is not supported",
-                )
-        self.add_outputs()
-        self.program.erase_dead()
-        self.program.edits = 0
-        return self.program
+        if self.weights is not None:
+            self.weights.check(self.missing)
 
-    def add_input(self, node: Node, name: str) -> None:
-        self.values[node] = self.program.add_input(name, self.type(node.meta["val"]))
-
-    def add_param(self, node: Node, target: str) -> None:
+    def add_param(self, node: Node, target: str, kind: InputKind) -> None:
         if not node.users:
             return
         state = self.exported.state_dict
         value = state[target] if target in state else self.exported.constants[target]
         if not isinstance(value, torch.Tensor):
             raise UnsupportedError(f"constant '{target}' is a {type(value).__name__}, not a tensor")
-        name = _strip(target)
-        if target in state:
-            check_finite(name, value.detach(), self.program.name, "trace")
-        self.values[node] = self.program.add_param(name, value.detach())
+        name, value = _strip(target), value.detach()
+        found = self.weights.find(self.names(target), value) if self.weights is not None else None
+        hollow = is_stand_in(value)
+        if self.weights is not None and found is None and (hollow or kind == InputKind.PARAMETER):
+            self.missing.append(name)
+        if target in state and not hollow and found is None:
+            check_finite(name, value, self.program.name, "trace")
+        type_ = TensorType(value.dtype, tuple(value.shape))
+        self.values[node] = self.program.add_param(name, found or (Fill("absent") if hollow else value), type_)
+
+    def names(self, target: str) -> list[str]:
+        """All names of a parameter: its own first, then those of the parameters that it is tied to."""
+        state = self.exported.state_dict
+        own = state.get(target)
+        tied = [name for name, value in state.items() if value is own and name != target]
+        return [_strip(name) for name in (target, *tied)]
+
+    def nested(self, program: Program) -> _Importer:
+        """What imports a subgraph into a program of its own, under the same symbols."""
+        inner = _Importer(self.exported, program, self.weights)
+        inner.values, inner.renamed = {}, self.renamed
+        return inner
 
     def add_call(self, node: Node) -> None:
+        if is_control(node.target):
+            self.values[node] = add_control(self, node, Origin(_module_path(node)))
+            return
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise UnsupportedError(
                 f"the model uses {node.target}, which is not supported",
-                where=_module_path(node) or _source_line(node),
+                where=_module_path(node) or source_line(node),
                 mend="rewrite data-dependent control flow with torch.where, or trace the part without it",
             )
         if node.meta.get("val") is None and not node.users:
             return
+        if any(source not in self.values for source in node.all_input_nodes):
+            return  # reads what serves assertions alone
         if free_unbacked_symbols(node.meta["val"]):
-            raise UnsupportedError(
-                f"the size of what {node.target} yields depends on data",
-                where=_module_path(node) or _source_line(node),
-                mend="choose with torch.where or masks instead of picking elements, or trace the part without it",
-            )
+            if is_only_asserted(node):
+                return
+            if stays_a_tensor(node):
+                self.values[node] = self.values[node.all_input_nodes[0]]
+                return
+            refuse_value(node, _module_path(node))
         origin = Origin(_module_path(node))
         builder = self.program.append(module=origin.module)
         args = map_arg(node.args, lambda source: self.values[source])
@@ -213,7 +251,7 @@ class _Importer:
             elif spec.kind == OutputKind.BUFFER_MUTATION:
                 raise UnsupportedError(
                     f"the model writes to '{_strip(str(spec.target))}' while it runs",
-                    where=_source_line(value) if isinstance(value, torch.fx.Node) else "",
+                    where=source_line(value) if isinstance(value, torch.fx.Node) else "",
                     step="trace",
                     mend="pass the state as an input and return the new state",
                 )
@@ -278,11 +316,6 @@ def _strip(path: str) -> str:
     if path == WRAPPED:
         return ""
     return path.removeprefix(f"{WRAPPED}.")
-
-
-def _source_line(node: Node) -> str:
-    lines = [line.strip() for line in str(node.meta.get("stack_trace", "")).splitlines() if line.strip()]
-    return lines[-1] if lines else node.name
 
 
 def _safe(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import sympy
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -23,6 +24,8 @@ from qcompiler.data import Inputs
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.frontends.explain import explain_failure, failed_call
 from qcompiler.frontends.torch_export import import_exported, quiet
+from qcompiler.frontends.torch_meta import is_stand_in, stand_ins
+from qcompiler.frontends.weight_files import WeightFiles
 from qcompiler.ir.program import Program, Signature
 from qcompiler.ir.structure import Structure, describe
 
@@ -34,6 +37,19 @@ class _Found:
     """What the trace learns besides the graph; torch.export restores plain attributes of a module, not this."""
 
     result: Structure | None = None
+    leaves: Sequence[torch.Tensor] = ()
+
+
+class _Tied(Exception):
+    """The trace has just tied free dimensions to single values, so that finishing it is of no use.
+
+    Args:
+        axes: that must be fixed, for each input.
+    """
+
+    def __init__(self, axes: list[set[int]]) -> None:
+        super().__init__("free dimensions were tied to single values")
+        self.axes = axes
 
 
 class _Flat(torch.nn.Module):
@@ -46,19 +62,24 @@ class _Flat(torch.nn.Module):
         self.found = _Found()
 
     def forward(self, *leaves: torch.Tensor) -> list[torch.Tensor]:
+        self.found.leaves = leaves
         args: Any = self._args.build(leaves)
         kwargs: Any = self._kwargs.build(leaves)
         self.found.result, flat, _ = describe(self._model(*args, **kwargs))
         return flat
 
 
-def trace_module(model: torch.nn.Module, inputs: Inputs, dynamic: Dynamic = "auto") -> Program:
+def trace_module(
+    model: torch.nn.Module, inputs: Inputs, dynamic: Dynamic = "auto", weights: WeightFiles | None = None
+) -> Program:
     """Traces a module in inference mode.
 
     Args:
-        model: put into eval mode for the trace; every module of it gets its own mode back.
+        model: put into eval mode for the trace; every module of it gets its own mode back. Parameters may be on the
+            meta device.
         inputs: one example call.
         dynamic: `auto` keeps free dimensions symbolic, `none` fixes all of them to the example.
+        weights: hold the parameters by the model's names for them; the model's own are used when None.
 
     Raises:
         InputError: when the example does not fit the model, the model fails on it, or a weight holds NaN or infinity.
@@ -66,17 +87,17 @@ def trace_module(model: torch.nn.Module, inputs: Inputs, dynamic: Dynamic = "aut
     """
     args, kwargs, leaves, names = _describe_call(model, inputs)
     flat = _Flat(model, args, kwargs)
-    with _inference(model):
+    with _inference(model), stand_ins(model):
         _check_dtypes(flat, leaves)
         exported = _export(flat, leaves, dynamic)
         by_bytecode = dynamic == "auto" and not _has_free_batch(exported)
         seen_through = _export_bytecode(flat, leaves) if by_bytecode else None
     if seen_through is not None:
-        return import_exported(seen_through, names, type(model).__name__)
+        return import_exported(seen_through, names, type(model).__name__, weights=weights)
     result = flat.found.result
     if result is None or not result.leaf_count():
         raise UnsupportedError("the model returned nothing", mend="return tensors, or dicts or dataclasses of tensors")
-    return import_exported(exported, names, type(model).__name__, Signature(args, kwargs, result))
+    return import_exported(exported, names, type(model).__name__, Signature(args, kwargs, result), weights)
 
 
 @contextlib.contextmanager
@@ -162,9 +183,13 @@ def _check_dtypes(flat: _Flat, leaves: Sequence[torch.Tensor]) -> None:
 
 
 def _eager_failure(flat: _Flat, leaves: Sequence[torch.Tensor]) -> Exception | None:
-    """What the model says when it is simply called with the example; None when it runs."""
+    """What the model says when it is simply called with the example; None when it runs.
+
+    A model without weights is called with shapes alone.
+    """
+    hollow = any(is_stand_in(tensor) for tensor in (*flat.parameters(), *flat.buffers()))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) if hollow else contextlib.nullcontext():
             flat(*leaves)
     except Exception as error:
         return error
@@ -177,25 +202,56 @@ FreeDims = list[dict[int, Any]]
 def _export_free(
     export: Callable[[FreeDims], ExportedProgram], leaves: Sequence[torch.Tensor], free: bool
 ) -> ExportedProgram:
-    """Exports with all dimensions free, and again with those fixed that the first trace tied to one value."""
+    """Exports with all dimensions free, and again with those fixed that a trace tied to one value."""
     shapes: FreeDims = [{axis: Dim.AUTO for axis in range(leaf.dim())} if free else {} for leaf in leaves]
-    exported = export(shapes)
-    pinned = _pinned_dims(exported)
-    if not any(pinned):
-        return exported
-    return export(
-        [
+    while True:
+        try:
+            exported = export(shapes)
+            pinned = _pinned_dims(exported)
+            if not any(pinned):
+                return exported
+        except _Tied as tied:
+            pinned = tied.axes
+        shapes = [
             {axis: dim for axis, dim in dims.items() if axis not in fixed}
             for dims, fixed in zip(shapes, pinned, strict=True)
         ]
-    )
 
 
 def _export_once(flat: _Flat, leaves: Sequence[torch.Tensor], shapes: FreeDims) -> ExportedProgram:
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _watched(flat):
         return torch.export.export(
             flat, tuple(leaves), dynamic_shapes=(tuple(dims or None for dims in shapes),), strict=False
         )
+
+
+@contextlib.contextmanager
+def _watched(flat: _Flat) -> Iterator[None]:
+    """Raises `_Tied` from inside a trace as soon as it ties a free dimension: what follows only gets slower."""
+    seen = 0
+    tied: set[sympy.Basic] = set()
+
+    def look(module: torch.nn.Module, args: object, result: object) -> None:
+        nonlocal seen
+        del module, args, result
+        if torch.compiler.is_dynamo_compiling():
+            # inside a branch or a loop body, where reading anything else makes it an operand
+            return
+        env = next((size.node.shape_env for leaf in flat.found.leaves for size in _symbolic(leaf.shape)), None)
+        if env is None or len(env.guards) == seen:
+            return
+        tied.update(symbol for guard in env.guards[seen:] for symbol in _tied_by(guard.expr))
+        seen = len(env.guards)
+        axes = [_axes_of(leaf, tied) for leaf in flat.found.leaves]
+        if any(axes):
+            raise _Tied(axes)
+
+    handles = [module.register_forward_hook(look) for module in flat._model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _export_bytecode(flat: _Flat, leaves: Sequence[torch.Tensor]) -> ExportedProgram | None:
@@ -232,25 +288,30 @@ def _user_inputs(exported: ExportedProgram) -> list[torch._subclasses.FakeTensor
 
 def _pinned_dims(exported: ExportedProgram) -> list[set[int]]:
     """Per input, the axes whose symbol the trace tied to one value: the model does not leave them free."""
-    return [
-        {
-            axis
-            for axis, size in enumerate(value.shape)
-            if isinstance(size, torch.SymInt)
-            and any(_is_pinned(size.node.shape_env, s) for s in size.node.expr.free_symbols)
-        }
-        for value in _user_inputs(exported)
-    ]
+    values = _user_inputs(exported)
+    envs: dict[int, ShapeEnv] = {id(s.node.shape_env): s.node.shape_env for v in values for s in _symbolic(v.shape)}
+    tied = {symbol for env in envs.values() for guard in env.guards for symbol in _tied_by(guard.expr)}
+    return [_axes_of(value, tied) for value in values]
 
 
-def _is_pinned(env: ShapeEnv, symbol: sympy.Basic) -> bool:
-    """Whether an expression of `symbol` must equal a constant; divisibility (a remainder of zero) does not count."""
-    return any(
-        isinstance(guard.expr, sympy.Eq)
-        and symbol in guard.expr.free_symbols
-        and any(side.is_Integer and side != 0 for side in guard.expr.args)
-        for guard in env.guards
-    )
+def _axes_of(value: torch.Tensor, tied: set[sympy.Basic]) -> set[int]:
+    """The axes whose size is still free and depends on one of the symbols."""
+    return {
+        axis
+        for axis, size in enumerate(value.shape)
+        if isinstance(size, torch.SymInt) and size.node.expr.free_symbols & tied
+    }
+
+
+def _symbolic(shape: Sequence[int]) -> Iterator[torch.SymInt]:
+    return (size for size in shape if isinstance(size, torch.SymInt))
+
+
+def _tied_by(expr: sympy.Basic) -> set[sympy.Basic]:
+    """The symbols of an expression that must equal a constant; divisibility (a remainder of zero) does not count."""
+    if isinstance(expr, sympy.Eq) and any(side.is_Integer and side != 0 for side in expr.args):
+        return expr.free_symbols
+    return set()
 
 
 def _has_free_batch(exported: ExportedProgram) -> bool:

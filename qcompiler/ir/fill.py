@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import IO, Literal
 
 import torch
 
 from qcompiler.errors import InputError
+from qcompiler.formats.pack import pack, packed_size, unpack
+from qcompiler.ir.stored import Stored
 from qcompiler.ir.types import TensorType
+from qcompiler.spec import QuantSpec
 
-FillKind = Literal["zeros", "ones", "normal", "uniform", "values", "digest", "unset"]
+FillKind = Literal["zeros", "ones", "normal", "uniform", "values", "digest", "file", "absent", "unset"]
+
+
+# Codes handled together: of any width they fill whole bytes.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Codes of one parameter as bytes of their own width, in a file without a name.
+
+    Args:
+        file: open for reading.
+        offset: of the first byte.
+    """
+
+    file: IO[bytes]
+    offset: int
+
+    def values(self, count: int, spec: QuantSpec, dtype: torch.dtype) -> torch.Tensor:
+        """The grid values, [count]."""
+        found = torch.empty(count, dtype=dtype)
+        for start in range(0, count, _CHUNK):
+            part = found[start : start + _CHUNK]
+            size, offset = packed_size(len(part), spec.bits), packed_size(start, spec.bits)
+            data = bytearray(os.pread(self.file.fileno(), size, self.offset + offset))
+            codes = unpack(torch.frombuffer(data, dtype=torch.uint8), spec.bits, len(part))
+            part.copy_(spec.format.decode(codes))
+        return found
 
 
 @dataclass(frozen=True)
@@ -21,25 +55,42 @@ class Fill:
 
     Args:
         kind: `zeros`, `ones`, seeded `normal` (mean 0, deviation 1) or `uniform` ([0, 1)), explicit `values` (flat,
-            row-major), `digest` of a tensor that lies in a weight file, or `unset`: a scale that no pass has found yet.
+            row-major), `digest` of a tensor that lies in a weight file of ours, `file`: a tensor of a safetensors file,
+            read when somebody asks, `absent`: a weight of a model that was traced on the meta device, or `unset`: a
+            scale that no pass has found yet.
         seed: seed of `normal` and `uniform`.
         values: numbers of `values`.
         digest: first 16 hex digits of the content's SHA-256.
+        stored: where the tensor of `file` lies.
+        packed: the codes of a `digest` that is at hand after all.
     """
 
     kind: FillKind
     seed: int = 0
     values: tuple[float, ...] = ()
     digest: str = ""
+    stored: Stored | None = None
+    packed: Packed | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a digest or file can be read."""
+        return self.stored is not None or self.packed is not None
 
     def materialize(self, type_: TensorType) -> torch.Tensor:
-        """The tensor that this fill stands for.
+        """The tensor that this fill stands for; on the meta device when it is absent.
 
         Raises:
-            InputError: for a digest, whose bytes are elsewhere.
+            InputError: for a digest, whose bytes are elsewhere, and a file that cannot be read.
         """
         shape = [int(dim) for dim in type_.shape]
         generator = torch.Generator().manual_seed(self.seed)
+        if self.stored is not None:
+            return self.stored.read(tuple(shape), type_.dtype)
+        if self.packed is not None and type_.spec is not None:
+            return self.packed.values(math.prod(shape), type_.spec, type_.dtype).reshape(shape)
+        if self.kind == "absent":
+            return torch.empty(shape, dtype=type_.dtype, device="meta")
         if self.kind == "zeros":
             return torch.zeros(shape, dtype=type_.dtype)
         if self.kind == "ones":
@@ -62,17 +113,48 @@ class Fill:
         )
 
 
+def put_aside(codes: torch.Tensor, spec: QuantSpec, file: IO[bytes]) -> Fill:
+    """Writes grid values behind what lies in a file already, for weights too large to be kept in a float carrier.
+
+    Args:
+        codes: grid values of `spec` in a float dtype, any shape.
+        spec: of at most 16 bits.
+        file: open for reading and writing, unbuffered; it lives as long as a Fill refers to it.
+
+    Raises:
+        InputError: when the disk is full.
+    """
+    flat, offset = codes.detach().flatten(), file.seek(0, os.SEEK_END)
+    try:
+        for part in flat.split(_CHUNK):
+            file.write(pack(spec.format.encode(part), spec.bits).numpy().data)
+    except OSError as error:
+        raise InputError(
+            f"solved weights cannot be put aside: {error.strerror}",
+            where=tempfile.gettempdir(),
+            mend="free some space there, or let TMPDIR name a larger place",
+        ) from error
+    return Fill("digest", digest=digest_of(codes), packed=Packed(file, offset))
+
+
 def is_unset(value: torch.Tensor | Fill) -> bool:
     """Whether a scale or zero point still waits for a pass to find it."""
     return isinstance(value, Fill) and value.kind == "unset"
+
+
+def is_absent(value: torch.Tensor | Fill) -> bool:
+    """Whether nobody knows the value, only its type: that of a model traced on the meta device."""
+    return value.kind == "absent" if isinstance(value, Fill) else value.is_meta
 
 
 def digest_of(tensor: torch.Tensor) -> str:
     """First 16 hex digits of the SHA-256 of a tensor's bytes, dtype and shape."""
     flat = tensor.detach().contiguous().reshape(-1)
     header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    body = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-    return hashlib.sha256(header + bytes(body)).hexdigest()[:16]
+    found = hashlib.sha256(header)
+    if flat.numel():
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def resolve(

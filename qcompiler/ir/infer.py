@@ -86,22 +86,22 @@ def _spec_of(value: object) -> QuantSpec:
 
 
 def _type_quantize(bound: Mapping[str, Argument]) -> Type:
-    x = _tensor_of(bound["x"])
-    return TensorType(x.dtype, x.shape, _spec_of(bound["spec"]))
+    x, spec = _tensor_of(bound["x"]), _spec_of(bound["spec"])
+    return TensorType(x.dtype, spec.code_shape(x.shape), spec)
 
 
 def _type_dequantize(bound: Mapping[str, Argument]) -> Type:
     codes = _tensor_of(bound["codes"])
-    return TensorType(codes.dtype, codes.shape)
+    return TensorType(codes.dtype, _spec_of(bound["spec"]).element_shape(codes.shape))
 
 
 def _type_choose_qparams(bound: Mapping[str, Argument]) -> Type:
-    shape = _spec_of(bound["spec"]).levels[0].scale_shape(_tensor_of(bound["x"]).shape)
-    return TupleType((TensorType(torch.float32, tuple(shape)), TensorType(torch.float32, tuple(shape))))
+    shapes = _spec_of(bound["spec"]).scale_shapes(_tensor_of(bound["x"]).shape)
+    return TupleType(tuple(TensorType(torch.float32, tuple(shape)) for shape in (*shapes, shapes[0])))
 
 
-def _type_kernel(bound: Mapping[str, Argument]) -> Type:
-    raise VerifyError("the type of a kernel call must be given where it is built")
+def _type_declared(bound: Mapping[str, Argument]) -> Type:
+    raise VerifyError("the type of a kernel call and of an operator with regions must be given where it is built")
 
 
 def _type_getitem(bound: Mapping[str, Argument]) -> Type:
@@ -123,6 +123,7 @@ _DIALECT_TYPES: dict[Target, Callable[[Mapping[str, Argument]], Type]] = {
     ops.quantize: _type_quantize,
     ops.dequantize: _type_dequantize,
     ops.choose_qparams: _type_choose_qparams,
-    ops.kernel: _type_kernel,
+    ops.kernel: _type_declared,
+    **dict.fromkeys((row.target for row in ops.REGION_OPS.values()), _type_declared),
     ops.op_target(ops.GETITEM): _type_getitem,
 }

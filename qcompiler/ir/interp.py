@@ -16,6 +16,7 @@ from qcompiler.errors import InputError, QCompilerError, UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.fill import is_unset
 from qcompiler.ir.program import Node, Program, Stage
+from qcompiler.ir.region import widened
 from qcompiler.ir.text import print_type
 from qcompiler.ir.types import TensorType
 
@@ -53,6 +54,28 @@ def evaluate(
         UnsupportedError: for a kernel without a meaning.
     """
     check_inputs(program, inputs)
+    return evaluate_values(
+        program,
+        [value.detach() for value in inputs],
+        widen=widen,
+        observe=observe,
+        observed=observed,
+        kernels=kernels,
+        bypass_quantization=bypass_quantization,
+    )  # pyright: ignore[reportReturnType]
+
+
+def evaluate_values(
+    program: Program,
+    inputs: Sequence[object],
+    *,
+    widen: bool = False,
+    observe: Observer | None = None,
+    observed: frozenset[str] | None = None,
+    kernels: Mapping[str, KernelMeaning] | None = None,
+    bypass_quantization: bool = False,
+) -> list[object]:
+    """Runs a program, or a region with sizes among its inputs, unchecked; arguments and results as for `evaluate`."""
     remaining = Counter({node: len(node.users) for node in program.graph.nodes})
     values: dict[Node, object] = {}
 
@@ -60,30 +83,77 @@ def evaluate(
         if observe and isinstance(value, torch.Tensor) and (observed is None or node.name in observed):
             observe(node, value)
 
+    def make(node: Node) -> None:
+        values[node] = compute(
+            program, node, values, widen=widen, kernels=kernels, bypass_quantization=bypass_quantization
+        )
+
     feed = iter(inputs)
     for node in program.graph.nodes:
+        # A parameter is read when its first reader comes, so that only those in use take memory.
+        for source in node.all_input_nodes:
+            if source.op == "get_attr" and source not in values:
+                make(source)
         if node.op == "output":
             break
         if node.op == "placeholder":
-            value = next(feed).detach()
-            # Traced views were recorded on contiguous inputs; later stages hold reshapes, which take any layout.
-            values[node] = _widened(value.contiguous() if program.stage is Stage.TRACED else value, widen)
+            values[node] = _fed(program, next(feed), widen)
             show(node, values[node])
-        elif node.op == "get_attr":
-            # Without quantization nobody reads the scales, so they need not be known yet.
-            unread = bypass_quantization and is_unset(program.params[str(node.target)])
-            values[node] = None if unread else _widened(program.param(node).detach(), widen)
-        else:
-            if bypass_quantization and node.target in _QUANTIZERS and _bypassed(node):
-                values[node] = values[node.all_input_nodes[0]]
-            else:
-                values[node] = _call(program, node, values, widen, kernels)
+        elif node.op == "call_function":
+            make(node)
             show(node, values[node])
-        for source in node.all_input_nodes:
-            remaining[source] -= 1
-            if not remaining[source]:
-                del values[source]
-    return [values[node] for node in program.outputs]  # pyright: ignore[reportReturnType]
+        _release(node, values, remaining)
+    return [values[node] for node in program.outputs]
+
+
+def _release(node: Node, values: dict[Node, object], remaining: Counter[Node]) -> None:
+    """Frees what `node` was the last to read."""
+    for source in node.all_input_nodes:
+        remaining[source] -= 1
+        if not remaining[source]:
+            del values[source]
+
+
+def _fed(program: Program, value: object, widen: bool) -> object:
+    if not isinstance(value, torch.Tensor):
+        return value
+    # Traced views were recorded on contiguous inputs; later stages hold reshapes, which take any layout.
+    return _widened(value.contiguous() if program.stage is Stage.TRACED else value, widen)
+
+
+def compute(
+    program: Program,
+    node: Node,
+    values: Mapping[Node, object],
+    *,
+    widen: bool = False,
+    kernels: Mapping[str, KernelMeaning] | None = None,
+    bypass_quantization: bool = False,
+) -> object:
+    """The value of one parameter or operator from those of its sources; options as for `evaluate`.
+
+    Raises:
+        InputError: when the operator cannot be run on these values.
+        UnsupportedError: for a kernel without a meaning.
+    """
+    if node.op == "get_attr":
+        # Without quantization nobody reads the scales, so they need not be known yet.
+        unread = bypass_quantization and is_unset(program.params[str(node.target)])
+        return None if unread else _widened(_known_value(program, node), widen)
+    if bypass_quantization and node.target in _QUANTIZERS and _bypassed(node):
+        return values[node.all_input_nodes[0]]
+    return _call(program, node, values, widen, kernels)
+
+
+def _known_value(program: Program, node: Node) -> torch.Tensor:
+    value = program.param(node)
+    if value.is_meta:
+        raise InputError(
+            f"parameter '{node.target}' has no value",
+            where=f"program @{program.name}",
+            mend="the model was traced on the meta device; name its weights: trace(..., weights='model.safetensors')",
+        )
+    return value.detach()
 
 
 def run(program: Program, *args: object, **kwargs: object) -> object:
@@ -247,7 +317,7 @@ def _stated_dtype(program: Program, node: Node) -> dict[str, torch.dtype]:
 
 
 def widen_dtypes(value: object) -> object:
-    """Nested call arguments with every floating dtype replaced by float64."""
+    """Nested call arguments with every floating dtype replaced by float64, in regions too."""
     if isinstance(value, torch.dtype) and value in (torch.float32, torch.float16, torch.bfloat16):
         return torch.float64
     if value is torch.complex64:
@@ -256,4 +326,4 @@ def widen_dtypes(value: object) -> object:
         return type(value)([widen_dtypes(item) for item in value])
     if isinstance(value, dict):
         return {key: widen_dtypes(item) for key, item in value.items()}
-    return value
+    return widened(value)

@@ -10,11 +10,14 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from qcompiler.errors import ParseError, UnsupportedError, VerifyError
+from qcompiler.ir import control
+from qcompiler.ir.detection import non_max_suppression
 from qcompiler.spec import QuantSpec
 from qcompiler.spec import choose_qparams as spec_choose_qparams
 from qcompiler.spec import dequantize as spec_dequantize
@@ -24,31 +27,45 @@ Scale = torch.Tensor | tuple[torch.Tensor, ...]
 Target = Callable[..., object]
 
 
-def quantize(x: torch.Tensor, scale: Scale, zero_point: torch.Tensor | None, spec: QuantSpec) -> torch.Tensor:
-    """Grid values of `x`: `format.round(x / scale + zero_point)`, in the dtype and shape of `x`.
+def quantize(
+    x: torch.Tensor,
+    scale: Scale,
+    zero_point: torch.Tensor | None,
+    spec: QuantSpec,
+    table: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Grid values of `x`: `format.round(x / scale + zero_point)`, in the dtype of `x` and `spec.code_shape(x.shape)`.
 
     Args:
         x: real tensor.
         scale: one tensor per level of `spec`, shaped `level.scale_shape(x.shape)`; a bare tensor for one level.
         zero_point: integer-valued tensor shaped like the innermost scale, None when symmetric.
         spec: the number format and where its scales live.
+        table: the values of a codebook format, shaped `spec.table_shape(x.shape)`; None for all others.
     """
-    return spec_quantize(x, scale, zero_point, spec)
+    return spec_quantize(x, scale, zero_point, spec, table)
 
 
-def dequantize(codes: torch.Tensor, scale: Scale, zero_point: torch.Tensor | None, spec: QuantSpec) -> torch.Tensor:
-    """Reals of grid values: `(codes - zero_point) * scale`; see `quantize` for the shapes."""
-    return spec_dequantize(codes, scale, zero_point, spec)
+def dequantize(
+    codes: torch.Tensor,
+    scale: Scale,
+    zero_point: torch.Tensor | None,
+    spec: QuantSpec,
+    table: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Reals of grid values: `(codes - zero_point) * scale`, `table[codes] * scale`; see `quantize` for the shapes."""
+    return spec_dequantize(codes, scale, zero_point, spec, table)
 
 
-def choose_qparams(x: torch.Tensor, spec: QuantSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_qparams(x: torch.Tensor, spec: QuantSpec) -> tuple[torch.Tensor, ...]:
     """Run-time scale and zero point of `x` from its minimum and maximum per block (dynamic quantization).
 
     Returns:
-        float32 scale and zero point of shape `level.scale_shape(x.shape)`; the zero point is 0 when symmetric.
+        float32 scale of each level, innermost first, of shape `level.scale_shape(x.shape)`, and the zero point, shaped
+        like the innermost scale; it is 0 when symmetric.
     """
     scale, zero_point = spec_choose_qparams(x, spec)
-    return (scale[0] if isinstance(scale, tuple) else scale), zero_point
+    return (*(scale if isinstance(scale, tuple) else (scale,)), zero_point)
 
 
 def kernel(name: str, *inputs: object, **attributes: object) -> object:
@@ -87,19 +104,51 @@ _SYMBOL_OPS: dict[str, Target] = {
     "sym.trunc": math.trunc,
     "sym.round": round,
 }
+_DETECTION: dict[str, Target] = {"qc.non_max_suppression": non_max_suppression}
 QC_OPS: dict[str, Target] = {
     "qc.quantize": quantize,
     "qc.dequantize": dequantize,
     "qc.choose_qparams": choose_qparams,
     "qc.kernel": kernel,
 }
-GETITEM = "getitem"
-_NAMED: dict[str, Target] = {**_SYMBOL_OPS, **QC_OPS, GETITEM: operator.getitem}
-_NAMES: dict[Target, str] = {target: name for name, target in _NAMED.items()}
-_PARAMETERS: dict[Target, tuple[str, ...]] = {
-    operator.getitem: ("a", "b"),
-    **{op: tuple(inspect.signature(op).parameters) for op in (quantize, dequantize, choose_qparams)},
+
+
+@dataclass(frozen=True)
+class RegionOp:
+    """An operator that runs regions.
+
+    Args:
+        target: what it computes.
+        regions: which of its arguments are regions.
+    """
+
+    target: Target
+    regions: tuple[str, ...]
+
+
+REGION_OPS: dict[str, RegionOp] = {
+    "qc.cond": RegionOp(control.cond, ("then", "otherwise")),
+    "qc.loop": RegionOp(control.loop, ("body",)),
+    "qc.scan": RegionOp(control.scan, ("body",)),
 }
+_REGION_TARGETS: dict[str, Target] = {name: row.target for name, row in REGION_OPS.items()}
+_REGION_SET = frozenset(_REGION_TARGETS.values())
+GETITEM = "getitem"
+_NAMED: dict[str, Target] = {**_SYMBOL_OPS, **QC_OPS, **_REGION_TARGETS, **_DETECTION, GETITEM: operator.getitem}
+_NAMES: dict[Target, str] = {target: name for name, target in _NAMED.items()}
+_MISSING = inspect.Parameter.empty
+_PARAMETERS: dict[Target, dict[str, object]] = {
+    operator.getitem: {"a": _MISSING, "b": _MISSING},
+    **{
+        op: {name: parameter.default for name, parameter in inspect.signature(op).parameters.items()}
+        for op in (quantize, dequantize, choose_qparams, non_max_suppression, *_REGION_TARGETS.values())
+    },
+}
+
+
+_COUNTED: frozenset[Target] = frozenset(
+    {torch.ops.aten.nonzero.default, torch.ops.aten.unique_dim.default, non_max_suppression}
+)
 
 
 def op_name(target: object) -> str:
@@ -142,6 +191,16 @@ def is_symbolic(target: object) -> bool:
     )
 
 
+def runs_regions(target: object) -> bool:
+    """Whether the op is one of `REGION_OPS`."""
+    return target in _REGION_SET
+
+
+def is_declared(target: object) -> bool:
+    """Whether the types of an op's results are declared where it is built, not inferred."""
+    return target is kernel or runs_regions(target) or target in _COUNTED
+
+
 def bind(target: object, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
     """Arguments of a call by parameter name, with the operator's defaults filled in.
 
@@ -153,7 +212,7 @@ def bind(target: object, args: Sequence[object], kwargs: Mapping[str, object]) -
             (arg.name, arg.default_value if arg.has_default_value() else _MISSING) for arg in target._schema.arguments
         ]
     elif target in _PARAMETERS:
-        parameters = [(name, _MISSING) for name in _PARAMETERS[cast(Target, target)]]
+        parameters = list(_PARAMETERS[cast(Target, target)].items())
     else:
         return {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
     bound = dict(zip((name for name, _ in parameters), args, strict=False))
@@ -168,10 +227,3 @@ def bind(target: object, args: Sequence[object], kwargs: Mapping[str, object]) -
             f"the call does not fit {op_name(target)}", where=f"missing {missing}, unknown {sorted(unknown)}"
         )
     return bound
-
-
-class _Missing:
-    pass
-
-
-_MISSING = _Missing()

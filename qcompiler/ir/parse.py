@@ -11,29 +11,13 @@ import torch
 
 from qcompiler.errors import ParseError, QCompilerError
 from qcompiler.ir import ops
-from qcompiler.ir.fill import Fill, resolve
-from qcompiler.ir.parse_dim import parse_dim
+from qcompiler.ir.cursor import Cursor, Scope
 from qcompiler.ir.program import Node, Origin, Program, Signature, Stage
+from qcompiler.ir.region import Region, nested_stage, resolve_params
 from qcompiler.ir.structure import from_json
-from qcompiler.ir.text import MEMORY_FORMATS
-from qcompiler.ir.types import (
-    DTYPES_BY_NAME,
-    Dim,
-    Symbol,
-    SymbolType,
-    TensorType,
-    TupleType,
-    Type,
-)
+from qcompiler.ir.types import Symbol, TensorType, TupleType, Type
 from qcompiler.spec import QuantSpec
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-    (?P<string>"(?:[^"\\]|\\.)*") | (?P<ref>[%@][A-Za-z0-9_]+) |
-    (?P<number>-?(?:inf\b|nan\b|\d+\.?\d*(?:[eE][+-]?\d+)?)) | (?P<word>[A-Za-z_][A-Za-z0-9_.]*) | (?P<mark>.)
-    )""",
-    re.VERBOSE,
-)
 _NODE_LINE = re.compile(r"^(?P<results>[%_][^=]*?)\s*=\s*(?P<op>[A-Za-z_][\w.]*)\s*(?P<rest>.*)$")
 
 
@@ -42,31 +26,33 @@ def parse_program(text: str, weights: Mapping[str, torch.Tensor] | None = None) 
 
     Args:
         text: what `print_program` printed, or what a person wrote.
-        weights: tensors for the parameters printed as digests, by parameter name.
+        weights: tensors for the parameters printed as digests, by parameter name; those of regions under
+            `region/name`, as `ir.region.nested_params` gives them.
 
     Raises:
         ParseError: with the line that cannot be read, or whose printed type is not the one its operator yields.
         InputError: when `weights` lacks a parameter or holds other bytes.
     """
-    reader = _Reader(text)
-    program = reader.read()
+    program = _Reader().read(text)
     if weights is not None:
-        program.params = resolve(program.params, weights)
+        resolve_params(program, weights)
     return program
 
 
 @dataclass
 class _Reader:
-    text: str
-    specs: dict[str, QuantSpec] = field(default_factory=dict)
-    values: dict[str, Node] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
     program: Program = field(default_factory=Program)
     signature: Signature | None = None
     closed: bool = False
+    inner: _Reader | None = None
 
-    def read(self) -> Program:
+    def __post_init__(self) -> None:
+        self.scope.dimensions = self.program.dimensions
+
+    def read(self, text: str) -> Program:
         opened = False
-        for number, raw in enumerate(self.text.splitlines(), 1):
+        for number, raw in enumerate(text.splitlines(), 1):
             line = raw.strip()
             if not line or line.startswith("#"):
                 continue
@@ -81,6 +67,9 @@ class _Reader:
                 raise ParseError(error.what, where=f"line {number}: {line}", mend=error.mend) from error
         if not self.closed:
             raise ParseError("the program has no closing '}'", mend="is the text cut off?")
+        return self.finished()
+
+    def finished(self) -> Program:
         self.program.signature = self.signature or Signature.flat(len(self.program.inputs), len(self.program.outputs))
         self.program.edits = 0
         return self.program
@@ -89,7 +78,7 @@ class _Reader:
         kind, _, rest = line.partition(" ")
         name, _, value = (part.strip() for part in rest.partition("="))
         if kind == "spec" and name.startswith("@"):
-            self.specs[name[1:]] = QuantSpec.parse(value)
+            self.scope.specs[name[1:]] = QuantSpec.parse(value)
         elif kind == "dim":
             match = re.fullmatch(r"(\d+) in (\d+)\.\.(\d*)", value)
             if not match:
@@ -106,36 +95,56 @@ class _Reader:
         self.program.name, self.program.stage = match[1], Stage(match[2])
         return True
 
+    def region(self, line: str) -> None:
+        """Opens a region, whose lines go to a reader of its own until it closes."""
+        match = re.fullmatch(r"region @([A-Za-z0-9_]+) \{", line)
+        if not match:
+            raise ParseError("a region begins `region @name {`")
+        if match[1] in self.scope.regions:
+            raise ParseError(f"region @{match[1]} is declared twice")
+        program = Program(match[1], nested_stage(self.program.stage), dimensions=self.program.dimensions)
+        self.inner = _Reader(Scope(specs=self.scope.specs), program)
+
+    def within(self, inner: _Reader, line: str) -> None:
+        inner.body(line)
+        if inner.closed:
+            self.scope.regions[inner.program.name] = Region(inner.finished())
+            self.inner = None
+
     def body(self, line: str) -> None:
         keyword = line.split(maxsplit=1)[0]
-        if line == "}":
+        if self.inner is not None:
+            self.within(self.inner, line)
+        elif line == "}":
             self.closed = True
+        elif keyword == "region":
+            self.region(line)
         elif keyword == "signature":
             data = json.loads(line.partition(" ")[2])
             self.signature = Signature(*(from_json(data[key]) for key in ("args", "kwargs", "result")))
         elif keyword == "input":
-            self.input(_Cursor(line[len("input") :], self))
+            self.input(Cursor(line[len("input") :], self.scope))
         elif keyword == "param":
-            self.param(_Cursor(line[len("param") :], self))
+            self.param(Cursor(line[len("param") :], self.scope))
         elif keyword == "return":
-            cursor = _Cursor(line[len("return") :], self)
+            cursor = Cursor(line[len("return") :], self.scope)
             self.program.set_outputs(cursor.references())
         else:
             self.node(line)
 
-    def input(self, cursor: _Cursor) -> None:
+    def input(self, cursor: Cursor) -> None:
         name, label = cursor.definition()
         cursor.expect(":")
         self.define(name, self.program.add_input(label, cursor.type()))
 
-    def param(self, cursor: _Cursor) -> None:
+    def param(self, cursor: Cursor) -> None:
         name, label = cursor.definition()
         cursor.expect(":")
         type_ = cursor.type()
         if not isinstance(type_, TensorType):
             raise ParseError("a parameter is a tensor")
         cursor.expect("=")
-        self.define(name, self.program.add_param(label, cursor.fill(), type_))
+        self.define(name, self.program.add_param(label, cursor.fill(), type_, node_name=name))
 
     def node(self, line: str) -> None:
         match = _NODE_LINE.match(line)
@@ -143,7 +152,7 @@ class _Reader:
             raise ParseError("expected `%name = op arguments : type`")
         body, _, comment = match["rest"].partition("  ;")
         origin = _parse_origin(comment)
-        cursor = _Cursor(body, self)
+        cursor = Cursor(body, self.scope)
         args = cursor.arguments()
         attributes = cursor.attributes()
         cursor.expect(":")
@@ -152,7 +161,7 @@ class _Reader:
         _restore_spec(target, args, attributes, type_)
         builder = self.program.append(origin.step, origin.module)
         names = [name.strip().lstrip("%") for name in match["results"].split(",")]
-        given = type_ if target is ops.kernel else None
+        given = type_ if ops.is_declared(target) else None
         tuple_valued = isinstance(type_, TupleType)
         first = next((name for name in names if name != "_"), "unused")
         node = builder.call(
@@ -170,16 +179,11 @@ class _Reader:
                 self.define(name, builder.call(ops.GETITEM, node, index, name=name))
 
     def define(self, name: str, node: Node) -> None:
-        if name in self.values:
+        if name in self.scope.values:
             raise ParseError(f"%{name} is defined twice")
         if node.name != name:
             node._rename(name)
-        self.values[name] = node
-
-    def lookup(self, name: str) -> Node:
-        if name not in self.values:
-            raise ParseError(f"%{name} is used before it is defined")
-        return self.values[name]
+        self.scope.values[name] = node
 
 
 def _restore_spec(target: object, args: list[object], attributes: dict[str, object], type_: Type) -> None:
@@ -194,171 +198,3 @@ def _restore_spec(target: object, args: list[object], attributes: dict[str, obje
 def _parse_origin(comment: str) -> Origin:
     match = re.fullmatch(r"\s*(?:from (\S+))?(?:\s*by (\S+))?\s*", comment)
     return Origin(match[1] or "", match[2] or "") if match else Origin()
-
-
-class _Cursor:
-    """Tokens of one line."""
-
-    def __init__(self, text: str, reader: _Reader) -> None:
-        self.reader = reader
-        self.tokens = [
-            (match.lastgroup or "mark", match[match.lastgroup or 0])
-            for match in _TOKEN.finditer(text)
-            if match.lastgroup
-        ]
-        self.position = 0
-
-    def peek(self) -> str:
-        return self.tokens[self.position][1] if self.position < len(self.tokens) else ""
-
-    def take(self) -> tuple[str, str]:
-        if self.position >= len(self.tokens):
-            raise ParseError("the line ends too early")
-        self.position += 1
-        return self.tokens[self.position - 1]
-
-    def expect(self, mark: str) -> None:
-        found = self.take()[1]
-        if found != mark:
-            raise ParseError(f"expected '{mark}', found '{found}'")
-
-    def accept(self, mark: str) -> bool:
-        if self.peek() == mark:
-            self.position += 1
-            return True
-        return False
-
-    def definition(self) -> tuple[str, str]:
-        kind, text = self.take()
-        if kind != "ref" or not text.startswith("%"):
-            raise ParseError("expected %name")
-        if self.position < len(self.tokens) and self.tokens[self.position][0] == "string":
-            return text[1:], json.loads(self.take()[1])
-        return text[1:], text[1:]
-
-    def references(self) -> list[Node]:
-        found: list[Node] = []
-        while self.position < len(self.tokens):
-            found.append(self.reader.lookup(self.take()[1][1:]))
-            self.accept(",")
-        return found
-
-    def arguments(self) -> list[object]:
-        found: list[object] = []
-        while self.peek() not in (":", "{", ""):
-            found.append(self.value())
-            self.accept(",")
-        return found
-
-    def attributes(self) -> dict[str, object]:
-        found: dict[str, object] = {}
-        if self.accept("{"):
-            while not self.accept("}"):
-                key = self.take()[1]
-                self.expect("=")
-                found[key] = self.value()
-                self.accept(",")
-        return found
-
-    def value(self) -> object:
-        kind, text = self.take()
-        if kind == "string":
-            return json.loads(text)
-        if kind == "ref":
-            return self.reader.lookup(text[1:]) if text[0] == "%" else self.spec(text)
-        if kind == "number":
-            return float(text) if re.search(r"[.eEn]", text) else int(text)
-        if text == "[":
-            items: list[object] = []
-            while not self.accept("]"):
-                items.append(self.value())
-                self.accept(",")
-            return items
-        return self.word(text)
-
-    def word(self, text: str) -> object:
-        constants: dict[str, object] = {
-            "none": None,
-            "true": True,
-            "false": False,
-            "inf": float("inf"),
-            "nan": float("nan"),
-        }
-        if text in constants:
-            return constants[text]
-        if text in DTYPES_BY_NAME:
-            return DTYPES_BY_NAME[text]
-        if text in ("device", "memory", "layout"):
-            self.expect("(")
-            inner = self.take()[1]
-            self.expect(")")
-            if text == "memory":
-                return MEMORY_FORMATS[inner]
-            return torch.device(inner) if text == "device" else torch.strided
-        raise ParseError(f"'{text}' is not a value")
-
-    def spec(self, text: str) -> QuantSpec:
-        if text[1:] not in self.reader.specs:
-            raise ParseError(f"spec {text} is not declared", mend="declare it above: spec @name = int8 sym ...")
-        return self.reader.specs[text[1:]]
-
-    def fill(self) -> Fill:
-        kind = self.take()[1]
-        self.expect("(")
-        words: list[str] = []
-        while not self.accept(")"):
-            words.append(self.take()[1])
-        if kind in ("zeros", "ones", "unset"):
-            return Fill(kind)
-        if kind in ("normal", "uniform"):
-            return Fill(kind, seed=int(words[-1]) if words else 0)
-        if kind == "values":
-            return Fill("values", values=tuple(float(word) for word in words if word != ","))
-        if kind == "digest":
-            return Fill("digest", digest="".join(words))
-        raise ParseError(
-            f"'{kind}' is not a way to fill a parameter",
-            mend="zeros, ones, normal, uniform, values, digest, unset",
-        )
-
-    def type(self) -> Type:
-        found = self.optional_type()
-        if found is None:
-            raise ParseError("'none' is a type only inside a tuple")
-        return found
-
-    def optional_type(self) -> Type | None:
-        kind, text = self.take()
-        if text == "none":
-            return None
-        if text == "(":
-            items: list[Type | None] = []
-            while not self.accept(")"):
-                items.append(self.optional_type())
-                self.accept(",")
-            return TupleType(tuple(items))
-        self.expect("[")
-        dims = self.dims()
-        if text == "sym":
-            return SymbolType(dims[0])
-        spec = self.spec(text) if kind == "ref" else None
-        dtype = torch.float32 if spec else DTYPES_BY_NAME.get(text)
-        if dtype is None:
-            raise ParseError(f"'{text}' is not an element type", mend=f"one of {', '.join(DTYPES_BY_NAME)} or @spec")
-        return TensorType(dtype, tuple(dims), spec)
-
-    def dims(self) -> list[Dim]:
-        found: list[Dim] = []
-        words: list[str] = []
-        depth = 0
-        while True:
-            text = self.take()[1]
-            if depth == 0 and text in (",", "]"):
-                if words:
-                    found.append(parse_dim("".join(words), self.reader.program.dimensions))
-                words = []
-                if text == "]":
-                    return found
-                continue
-            depth += {"(": 1, ")": -1}.get(text, 0)
-            words.append(text)

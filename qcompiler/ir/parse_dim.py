@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import operator
+from collections.abc import Callable
 
 import sympy
 from torch.utils._sympy.functions import CeilToInt, FloorDiv, FloorToInt, Max, Min, Mod, PythonMod, ToFloat
@@ -35,6 +37,26 @@ _DIM_FUNCTIONS = {
     "Max": Max,
     "Min": Min,
     "Abs": sympy.Abs,
+    "Eq": sympy.Eq,
+    "Ne": sympy.Ne,
+}
+_COMPARISONS: dict[type[ast.cmpop], Callable[..., sympy.Basic]] = {
+    ast.Lt: sympy.Lt,
+    ast.LtE: sympy.Le,
+    ast.Gt: sympy.Gt,
+    ast.GtE: sympy.Ge,
+}
+_OPERATORS: dict[type[ast.operator], Callable[..., object]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Pow: operator.pow,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: FloorDiv,
+}
+_CONNECTIVES: dict[type[ast.operator], Callable[..., sympy.Basic]] = {
+    ast.BitAnd: sympy.And,
+    ast.BitOr: sympy.Or,
 }
 
 
@@ -44,26 +66,39 @@ def _factors(tree: ast.expr) -> list[ast.expr]:
     return [tree]
 
 
+def _evaluate_truth(tree: ast.expr, dimensions: Dimensions) -> sympy.Basic | None:
+    """A truth value over sizes, as it stands where a branch depends on them; None for a number."""
+    if isinstance(tree, ast.Compare) and len(tree.ops) == 1 and type(tree.ops[0]) in _COMPARISONS:
+        sides = (sympy.sympify(_evaluate_dim(side, dimensions)) for side in (tree.left, tree.comparators[0]))
+        return _COMPARISONS[type(tree.ops[0])](*sides)
+    if isinstance(tree, ast.BinOp) and type(tree.op) in _CONNECTIVES:
+        sides = (sympy.sympify(_evaluate_dim(side, dimensions)) for side in (tree.left, tree.right))
+        return _CONNECTIVES[type(tree.op)](*sides)
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Invert):
+        return sympy.Not(_evaluate_dim(tree.operand, dimensions))
+    return None
+
+
 def _evaluate_dim(tree: ast.expr, dimensions: Dimensions) -> Dim:
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
-        return tree.value
+    truth = _evaluate_truth(tree, dimensions)
+    if truth is not None:
+        return as_dim(truth)
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float):
+        return tree.value if isinstance(tree.value, int) else sympy.Float(tree.value)
     if isinstance(tree, ast.Name) and tree.id in dimensions.symbols:
         return symbol_expr(tree.id)
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
         return -_evaluate_dim(tree.operand, dimensions)
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult):
-        # one product of all factors: sympy spreads a number over a sum only when it is the sole other factor
-        return sympy.Mul(*(_evaluate_dim(factor, dimensions) for factor in _factors(tree)))
-    if isinstance(tree, ast.BinOp):
-        left, right = (
-            sympy.sympify(_evaluate_dim(tree.left, dimensions)),
-            _evaluate_dim(tree.right, dimensions),
-        )
-        operators = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Pow: "__pow__", ast.Div: "__truediv__"}
-        if isinstance(tree.op, ast.FloorDiv):
-            return as_dim(FloorDiv(left, right))
-        if type(tree.op) in operators:
-            return getattr(left, operators[type(tree.op)])(right)
+    if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATORS:
+        return _evaluate_pair(tree, dimensions)
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in _DIM_FUNCTIONS:
         return as_dim(_DIM_FUNCTIONS[tree.func.id](*(_evaluate_dim(arg, dimensions) for arg in tree.args)))
     raise ParseError(f"'{ast.unparse(tree)}' is not a dimension", mend="declare its symbol above: dim s0 = 4 in 1..")
+
+
+def _evaluate_pair(tree: ast.BinOp, dimensions: Dimensions) -> Dim:
+    if isinstance(tree.op, ast.Mult):
+        # one product of all factors: sympy spreads a number over a sum only when it is the sole other factor
+        return sympy.Mul(*(_evaluate_dim(factor, dimensions) for factor in _factors(tree)))
+    left, right = (sympy.sympify(_evaluate_dim(side, dimensions)) for side in (tree.left, tree.right))
+    return as_dim(_OPERATORS[type(tree.op)](left, right))

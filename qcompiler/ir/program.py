@@ -6,18 +6,19 @@ type of every new node, keep provenance, and count edits so that the runner know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
 import torch
-from torch.fx.node import Argument, map_aggregate, map_arg
+from torch.fx.node import Argument
 
 from qcompiler.errors import InputError, VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.infer import infer
+from qcompiler.ir.nodes import all_nodes, identifier, map_nodes
 from qcompiler.ir.structure import Signature
 from qcompiler.ir.types import Dim, Dimensions, SymbolType, TensorType, TupleType, Type
 from qcompiler.spec import QuantSpec
@@ -150,6 +151,13 @@ class Program:
         return ops.bind(node.target, node.args, node.kwargs)
 
     @property
+    def regions(self) -> Mapping[str, Program]:
+        """The programs that operators of this one run, by name; see `ir.region`."""
+        from qcompiler.ir.region import named_regions  # regions hold programs, so that they stand above
+
+        return {name: region.program for name, region in named_regions(self).items()}
+
+    @property
     def _has_output(self) -> bool:
         return any(node.op == "output" for node in self.graph.nodes)
 
@@ -187,13 +195,22 @@ class Program:
         return replace(self, graph=graph, params=dict(self.params), dimensions=self.dimensions.copy())
 
     def add_input(self, name: str, type_: Type) -> Node:
-        """Appends an input; call before any operator is added."""
-        node = self.graph.create_node("placeholder", name, name=_identifier(name))
+        """Adds an input behind those that are there."""
+        first = next((node for node in self.graph.nodes if node.op != "placeholder"), self.graph._root)
+        with self.graph.inserting_before(first):
+            node = self.graph.create_node("placeholder", name, name=identifier(name))
         node.meta.update(type=type_, origin=Origin())
         return node
 
-    def add_param(self, name: str, value: torch.Tensor | Fill, type_: TensorType | None = None, step: str = "") -> Node:
-        """Adds a parameter under a name made unique; place it with a `Builder` when operators already exist."""
+    def add_param(
+        self,
+        name: str,
+        value: torch.Tensor | Fill,
+        type_: TensorType | None = None,
+        step: str = "",
+        node_name: str = "",
+    ) -> Node:
+        """Adds a parameter under a name made unique, its node under `node_name` if given; see `Builder` for a place."""
         unique, count = name, 1
         while unique in self.params:
             unique, count = f"{name}_{count}", count + 1
@@ -202,7 +219,7 @@ class Program:
                 raise VerifyError(f"parameter '{name}' needs a type")
             type_ = TensorType(value.dtype, tuple(value.shape))
         self.params[unique] = value
-        node = self.graph.create_node("get_attr", unique, name=_identifier(unique))
+        node = self.graph.create_node("get_attr", unique, name=identifier(node_name or unique))
         node.meta.update(type=type_, origin=Origin(step=step))
         self.edits += 1
         return node
@@ -255,10 +272,11 @@ class Program:
         self.edits += 1
         self._retype(node)
 
-    def set_param(self, node: Node, value: torch.Tensor, spec: QuantSpec | None = None) -> None:
-        """Gives a parameter node a new value; all its users see it."""
+    def set_param(self, node: Node, value: torch.Tensor | Fill, spec: QuantSpec | None = None) -> None:
+        """Gives a parameter node a new value; all its users see it. A Fill has the dtype and shape of the old one."""
         self.params[str(node.target)] = value
-        node.meta["type"] = TensorType(value.dtype, tuple(value.shape), spec)
+        like = value if isinstance(value, torch.Tensor) else self.tensor_type(node)
+        node.meta["type"] = TensorType(like.dtype, tuple(like.shape), spec)
         self.edits += 1
         self._retype_users(node)
 
@@ -309,7 +327,7 @@ class Program:
         heapify(pending)
         while pending:
             node = heappop(pending)
-            if node.op != "call_function" or node.target is ops.kernel:
+            if node.op != "call_function" or ops.is_declared(node.target):
                 continue
             inferred = infer(self.dimensions, node.target, node.args, node.kwargs)
             if inferred == node.meta["type"]:
@@ -346,7 +364,7 @@ class Builder:
             args: nodes, numbers, lists, dtypes, specs.
             kwargs: keyword arguments of the operator.
             name: wanted node name; made unique.
-            type_: result type where it cannot be inferred (kernel calls).
+            type_: result type where it cannot be inferred (kernel calls, operators with regions).
 
         Raises:
             VerifyError: when the arguments do not fit.
@@ -355,7 +373,7 @@ class Builder:
         kwargs = dict(kwargs or {})
         inferred = type_ if type_ is not None else infer(self.program.dimensions, target, args, kwargs)  # pyright: ignore[reportArgumentType]
         with self.place():  # pyright: ignore[reportGeneralTypeIssues]
-            wanted = _identifier(name) if name else None
+            wanted = identifier(name) if name else None
             node = self.program.graph.create_node("call_function", target, args, kwargs, wanted)  # pyright: ignore[reportArgumentType]
         node.meta.update(type=inferred, origin=self.origin)
         self.program.edits += 1
@@ -376,22 +394,6 @@ class Builder:
         """Adds a parameter (its name is made unique)."""
         with self.place():  # pyright: ignore[reportGeneralTypeIssues]
             return self.program.add_param(name, value, type_, self.origin.step)
-
-
-def all_nodes(argument: object) -> Iterator[Node]:
-    """Every node inside nested call arguments, in order."""
-    found: list[Node] = []
-    map_arg(argument, lambda node: found.append(node) or node)  # pyright: ignore[reportArgumentType]
-    return iter(found)
-
-
-def map_nodes(argument: Argument, function: Callable[[Node], Argument]) -> Argument:
-    """Nested call arguments with every node replaced."""
-    return map_aggregate(argument, lambda item: function(item) if isinstance(item, Node) else item)  # pyright: ignore[reportReturnType]
-
-
-def _identifier(name: str) -> str:
-    return "".join(char if char.isascii() and (char.isalnum() or char == "_") else "_" for char in name)
 
 
 __all__ = ["Builder", "Fill", "Node", "Origin", "Program", "Signature", "Stage", "SymbolType", "all_nodes", "map_nodes"]

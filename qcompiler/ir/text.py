@@ -5,9 +5,12 @@ The grammar (whole; `ir/parse.py` reads it)::
     file    ::= { "#" comment } { spec } { dim } program
     spec    ::= "spec" "@"name "=" QuantSpec text
     dim     ::= "dim" name "=" hint "in" low ".." [high]
-    program ::= "program" "@"name "stage="stage "{" [signature] {input} {param} {node} "return" values "}"
+    program ::= "program" "@"name "stage="stage "{" [signature] body "}"
+    body    ::= {input} {param} {region} {node} "return" values
+    region  ::= "region" "@"name "{" body "}"
     input   ::= "input" "%"name [string] ":" type
     param   ::= "param" "%"name [string] ":" type "=" fill
+    fill    ::= word "(" [numbers] ")" | "file(" path "," key "," type [ "," strides "," offset ] ")"
     node    ::= results "=" op args [ "{" key=value, ... "}" ] ":" type [ ";" origin ]
     type    ::= (dtype | "@"spec) "[" dims "]" | "sym[" dim "]" | "(" types ")" | "none"
 
@@ -26,9 +29,21 @@ import torch
 
 from qcompiler.errors import VerifyError
 from qcompiler.ir import ops
-from qcompiler.ir.fill import Fill, digest_of
+from qcompiler.ir.fill import Fill, digest_of, is_absent
 from qcompiler.ir.program import Node, Origin, Program, Signature
-from qcompiler.ir.types import DTYPE_NAMES, Dim, SymbolType, TensorType, TupleType, Type, dim_symbols
+from qcompiler.ir.region import Region, named_regions
+from qcompiler.ir.stored import Stored
+from qcompiler.ir.types import (
+    DTYPE_NAMES,
+    Dim,
+    Symbol,
+    SymbolType,
+    TensorType,
+    TupleType,
+    Type,
+    dim_symbols,
+    symbol_expr,
+)
 from qcompiler.spec import QuantSpec
 
 INLINE_VALUES = 8
@@ -60,27 +75,39 @@ class _Printer:
     subject: Program
     dims: dict[str, str] = field(default_factory=dict)
     specs: dict[QuantSpec, str] = field(default_factory=dict)
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    regions: dict[Region, str] = field(default_factory=dict)
 
     def program(self, only: set[str] | None) -> str:
         lines: list[str] = []
         if self.subject.signature != Signature.flat(len(self.subject.inputs), len(self.subject.outputs)):
             lines.append(f"  signature {_signature_json(self.subject.signature)}")
-        for node in self.subject.inputs:
-            lines.append(f"  input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
-        for node in self.subject.param_nodes:
-            fill = print_fill(self.subject.params[str(node.target)])
-            lines.append(f"  param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
-        for node in self.subject.nodes:
-            if self.subject.op(node) != ops.GETITEM and (only is None or node.name in only):
-                lines.append("  " + self.node(node))
-        outputs = ", ".join(f"%{node.name}" for node in self.subject.outputs)
-        lines.append(f"  return {outputs}" if outputs else "  return")
+        lines += [f"  {line}" for line in self.body(only)]
         head = [f"spec @{name} = {spec}" for spec, name in self.specs.items()]
         head += [self.dimension(name) for name in self.dims]
         return "\n".join([*head, f"program @{self.subject.name} stage={self.subject.stage} {{", *lines, "}"]) + "\n"
 
+    def body(self, only: set[str] | None) -> list[str]:
+        """The lines between the braces, without indentation."""
+        lines: list[str] = []
+        self.symbols.update(self.subject.dimensions.symbols)
+        for node in self.subject.inputs:
+            lines.append(f"input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
+        for node in self.subject.param_nodes:
+            fill = print_fill(self.subject.params[str(node.target)])
+            lines.append(f"param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
+        self.regions = {region: name for name, region in named_regions(self.subject).items()}
+        for region, name in self.regions.items() if only is None else ():
+            inner = _Printer(region.program, self.dims, self.specs, self.symbols)
+            lines += [f"region @{name} {{", *(f"  {line}" for line in inner.body(None)), "}"]
+        for node in self.subject.nodes:
+            if self.subject.op(node) != ops.GETITEM and (only is None or node.name in only):
+                lines.append(self.node(node))
+        outputs = ", ".join(f"%{node.name}" for node in self.subject.outputs)
+        return [*lines, f"return {outputs}" if outputs else "return"]
+
     def dimension(self, name: str) -> str:
-        symbol = self.subject.dimensions.symbols[name]
+        symbol = self.symbols[name]
         high = "" if symbol.high is None else str(symbol.high)
         return f"dim {self.dims[name]} = {symbol.hint} in {symbol.low}..{high}"
 
@@ -115,6 +142,8 @@ class _Printer:
             return f"[{', '.join(self.value(item) for item in value)}]"
         if isinstance(value, QuantSpec):
             return f"@{_spec_name(value, self.specs)}"
+        if isinstance(value, Region):
+            return f"@{self.regions[value]}"
         return print_literal(value)
 
 
@@ -159,18 +188,20 @@ def print_dim(dim: Dim, names: Mapping[str, str] | None = None) -> str:
     """Text of a dimension, symbols renamed by `names`."""
     if isinstance(dim, int):
         return str(dim)
-    return _DimPrinter(names or {}).doprint(dim)
+    return _DimPrinter().doprint(_renamed(dim, names) if names else dim)
+
+
+def _renamed(expr: sympy.Basic, names: Mapping[str, str]) -> sympy.Basic:
+    """The same expression over other symbols, not evaluated anew, so that its terms print in the order of the names."""
+    if isinstance(expr, sympy.Symbol):
+        return symbol_expr(names.get(str(expr), str(expr)))
+    if not expr.args:
+        return expr
+    return expr.func(*(_renamed(arg, names) for arg in expr.args), evaluate=False)  # pyright: ignore[reportCallIssue]
 
 
 class _DimPrinter(sympy.StrPrinter):
     printmethod = ""
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        super().__init__()
-        self._names = names
-
-    def _print_Symbol(self, expr: sympy.Symbol) -> str:
-        return self._names.get(str(expr), str(expr))
 
 
 def _print_type(type_: Type | None, dims: dict[str, str] | None, specs: dict[QuantSpec, str] | None) -> str:
@@ -204,17 +235,26 @@ def _label(node: Node) -> str:
 
 
 def print_fill(value: torch.Tensor | Fill) -> str:
-    """Text of a parameter's value: few numbers spelled out, many as their digest."""
+    """Text of a parameter's value: few numbers spelled out, many as their digest, those in a file as their place."""
+    if is_absent(value):
+        return "absent()"
     if isinstance(value, torch.Tensor):
         if value.numel() <= INLINE_VALUES and not value.is_complex():
             value = Fill("values", values=tuple(value.detach().double().reshape(-1).tolist()))
         else:
             value = Fill("digest", digest=digest_of(value))
+    if value.stored is not None:
+        return _print_stored(value.stored)
     if value.kind in ("normal", "uniform"):
         return f"{value.kind}(seed={value.seed})"
     if value.kind == "values":
         return f"values({', '.join(_print_number(number) for number in value.values)})"
     return f"digest({value.digest})" if value.kind == "digest" else f"{value.kind}()"
+
+
+def _print_stored(stored: Stored) -> str:
+    place = f"{json.dumps(stored.file)}, {json.dumps(stored.key)}, {print_type(TensorType(stored.dtype, stored.shape))}"
+    return f"file({place})" if stored.strides is None else f"file({place}, {list(stored.strides)}, {stored.offset})"
 
 
 def _print_number(number: float) -> str:

@@ -46,6 +46,8 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.complex128: "c128",
     torch.float8_e4m3fn: "f8e4m3",
     torch.float8_e5m2: "f8e5m2",
+    torch.float8_e4m3fnuz: "f8e4m3fnuz",
+    torch.float8_e5m2fnuz: "f8e5m2fnuz",
 }
 DTYPES_BY_NAME: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -134,6 +136,13 @@ class Dimensions:
         self.symbols[name] = symbol
         self.known, self._mode, self._fakes = {}, None, {}
         return symbol_expr(name)
+
+    def fresh(self, hint: int) -> sympy.Symbol:
+        """A new symbol for a size that only a run can tell, under a name of its own."""
+        count = len(self.symbols)
+        while f"s{count}" in self.symbols:
+            count += 1
+        return self.add(f"s{count}", Symbol(hint))
 
     def hint(self, dim: Dim, values: Mapping[str, int] | None = None) -> int:
         """The example value of `dim`, or its value when the symbols are bound to `values`."""

@@ -4,8 +4,10 @@ Invariants, whatever the stage:
 1. every value is defined before it is used, and once; there is one output node and it comes last;
 2. every parameter node has a value, of the dtype and shape of its type, finite when it is small enough to look;
 3. every node's type is the one its operator yields for its arguments;
-4. scales and zero points have the shape that their spec's levels ask for; a single one has any number of axes, so that
-   tensors of different rank can share it.
+4. an operator with regions, its operands and results fit the inputs and results of the regions (`ir.region_rules`), and
+   every region keeps these rules too;
+5. scales, zero points and tables have the shape that their spec asks for; a single scale has any number of axes, so
+   that tensors of different rank can share it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from qcompiler.errors import QCompilerError, VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.infer import infer
 from qcompiler.ir.program import Node, Program, Stage
+from qcompiler.ir.region import named_regions, nested_stage, regions_of
+from qcompiler.ir.region_rules import region_problems
 from qcompiler.ir.text import print_program, print_type
 from qcompiler.ir.types import Dim, TensorType
 from qcompiler.spec import QuantSpec
@@ -46,6 +50,11 @@ def verify(program: Program) -> None:
             where=neighbourhood(program, node) if node is not None else f"program @{program.name}",
             step=f"verify stage={program.stage}",
         )
+    for name, region in named_regions(program).items():
+        try:
+            verify(region.program)
+        except VerifyError as error:
+            raise VerifyError(error.what, where=error.where, step=f"{error.step}, region @{name}") from error
 
 
 def problems(program: Program) -> Iterator[tuple[Node | None, str]]:
@@ -115,7 +124,8 @@ def _call_problems(program: Program, node: Node) -> Iterator[str]:
         yield f"{name} is not allowed at stage {program.stage}"
     if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
         yield f"{name} writes to its argument; programs are functional"
-    if node.target is ops.kernel:
+    if ops.is_declared(node.target):
+        yield from _region_problems(program, node)
         return
     try:
         inferred = infer(program.dimensions, node.target, node.args, node.kwargs)
@@ -126,6 +136,16 @@ def _call_problems(program: Program, node: Node) -> Iterator[str]:
         yield f"%{node.name} says {print_type(node.meta['type'])}, {name} yields {print_type(inferred)}"
     if node.target in (ops.quantize, ops.dequantize):
         yield from _qparam_problems(program, node)
+
+
+def _region_problems(program: Program, node: Node) -> Iterator[str]:
+    if not ops.runs_regions(node.target):
+        return
+    yield from region_problems(node)
+    stage = nested_stage(program.stage)
+    for region in regions_of(node).values():
+        if region.program.stage is not stage:
+            yield f"region @{region.program.name} is at stage {region.program.stage}, it must be at {stage}"
 
 
 def _qparam_problems(program: Program, node: Node) -> Iterator[str]:
@@ -141,9 +161,8 @@ def _qparam_problems(program: Program, node: Node) -> Iterator[str]:
     if len(scales) != len(spec.levels):
         yield f"{spec} has {len(spec.levels)} levels of scales, {len(scales)} were given"
         return
-    shape: tuple[Dim, ...] = type_.shape
-    for level, scale in zip(spec.levels, scales, strict=True):
-        shape = level.scale_shape(shape)
+    whole = spec.element_shape(type_.shape) if node.target is ops.dequantize else type_.shape
+    for shape, scale in zip(spec.scale_shapes(whole), scales, strict=True):
         single = all(dim == 1 for dim in shape)
         if not isinstance(scale, Node) or (single and all(dim == 1 for dim in program.shape(scale))):
             continue
@@ -152,3 +171,11 @@ def _qparam_problems(program: Program, node: Node) -> Iterator[str]:
     zero_point = bound["zero_point"]
     if isinstance(zero_point, Node) == spec.symmetric and not spec.dynamic:
         yield f"{spec} {'has no' if spec.symmetric else 'needs a'} zero point"
+    yield from _table_problems(program, bound["table"], spec, spec.table_shape(whole))
+
+
+def _table_problems(program: Program, table: object, spec: QuantSpec, wanted: tuple[Dim, ...] | None) -> Iterator[str]:
+    if isinstance(table, Node) != (wanted is not None):
+        yield f"{spec} {'has no' if wanted is None else 'needs a'} table"
+    elif isinstance(table, Node) and program.shape(table) != wanted:
+        yield f"table %{table.name} has shape {list(program.shape(table))}, {spec} asks for {list(wanted or ())}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from qcompiler.spec.parts import Parts, Remainder, SharedTable
 from qcompiler.spec.quantspec import Granularity, Level, QuantSpec, bits_per_element
 from qcompiler.spec.scheme import Number, NumberGranularity, Scheme, parse_scheme
 
@@ -48,9 +49,12 @@ __all__ = [
     "Level",
     "Number",
     "NumberGranularity",
+    "Parts",
     "QuantSpec",
+    "Remainder",
     "Scales",
     "Scheme",
+    "SharedTable",
     "bits_per_element",
     "block_reduce",
     "choose_qparams",

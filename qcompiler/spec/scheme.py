@@ -7,7 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qcompiler.errors import SpecError
-from qcompiler.formats import FP4_E2M1, FP8_E4M3, NF4, Format, Integer, ScaleName, parse_format, scale_name
+from qcompiler.formats import (
+    BNB_FP4,
+    FP4_E2M1,
+    FP6_E2M3,
+    FP6_E3M2,
+    FP8_E4M3,
+    FP8_E5M2,
+    NF2,
+    NF3,
+    NF4,
+    TERNARY,
+    Codebook,
+    Format,
+    Integer,
+    ScaleName,
+    parse_format,
+    scale_name,
+)
+from qcompiler.spec.parts import Parts, SharedTable
 from qcompiler.spec.quantspec import Level, QuantSpec
 
 NumberGranularity = Literal["tensor", "channel", "token", "group"]
@@ -67,7 +85,8 @@ class Number:
         channel_axis: the axes that keep their own scales (output channels, experts); None for an activation.
         reduce_axis: the axis that the consumer sums over; groups run along it, and a token is a row of it.
         With groups, other axes are split for an activation or a matrix, and shared (kernel windows)
-        otherwise. Raises SpecError for axes outside the rank, and for channels without a channel axis.
+        otherwise. A codebook gets one table for the whole tensor and vectors along the reduced axis. Raises
+        SpecError for axes outside the rank, and for channels without a channel axis.
         """
         named = (channel_axis,) if isinstance(channel_axis, int) else channel_axis or ()
         channels = {_axis(axis, shape_rank) for axis in named}
@@ -88,7 +107,11 @@ class Number:
         levels = [Level(tuple(block), self.scale, "none" if self.symmetric else "int")]
         if self.outer_scale:
             levels.append(Level((-1,) * shape_rank, self.outer_scale))
-        return QuantSpec(self.format, tuple(levels), self.dynamic)
+        parts = None
+        if isinstance(self.format, Codebook):
+            along = _axis(reduce_axis, shape_rank)
+            parts = Parts(SharedTable((-1,) * shape_rank), along=-1 if along == shape_rank - 1 else along)
+        return QuantSpec(self.format, tuple(levels), self.dynamic, parts)
 
 
 @dataclass(frozen=True)
@@ -110,24 +133,36 @@ _GRANULARITIES: dict[str, NumberGranularity] = {
     "group": "group",
 }
 _NUMBER = re.compile(
-    r"(?P<format>\w+) (?P<sign>sym|asym) (?P<where>tensor|channel|token|group=\d+) scale=(?P<scale>\w+)"
+    r"(?P<format>[\w.-]+) (?P<sign>sym|asym) (?P<where>tensor|channel|token|group=\d+) scale=(?P<scale>\w+)"
     r"(?: outer=(?P<outer>\w+))?(?P<dynamic> dynamic)?"
 )
 _SCHEME = re.compile(
     r"w(?P<weight>\d+)a(?P<activation>\d+)(?:g(?P<group>[1-9]\d*))?"
     r"(?P<sign>_sym|_asym)?(?P<dynamic>_dynamic|_token)?"
 )
-_EXAMPLES = "w8a8, w8a8_dynamic, w8a8_token, w8a16, w4a16g32, w4a16g128_sym, w4a8g64, nvfp4, mxfp4, mxfp8, fp8, nf4"
+_EXAMPLES = "w8a8, w8a8_dynamic, w8a8_token, w8a16, w4a16g32, w4a16g128_sym, w4a8g64, nvfp4, mxfp4, mxint8, fp8, nf4"
 
 _NVFP4 = Number(FP4_E2M1, "group", 16, scale="e4m3", outer_scale="f32")
-_MXFP4 = Number(FP4_E2M1, "group", 32, scale="e8m0")
-_MXFP8 = Number(FP8_E4M3, "group", 32, scale="e8m0")
+_MX = Number(FP4_E2M1, "group", 32, scale="e8m0")
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(_NVFP4, replace(_NVFP4, dynamic=True), "nvfp4"),
-    Scheme(_MXFP4, replace(_MXFP4, dynamic=True), "mxfp4"),
-    Scheme(_MXFP8, replace(_MXFP8, dynamic=True), "mxfp8"),
+    *(
+        Scheme(replace(_MX, format=number), replace(_MX, format=number, dynamic=True), name)
+        for name, number in (
+            ("mxfp4", FP4_E2M1),
+            ("mxfp6", FP6_E2M3),
+            ("mxfp6_e3m2", FP6_E3M2),
+            ("mxfp8", FP8_E4M3),
+            ("mxfp8_e5m2", FP8_E5M2),
+            ("mxint8", Integer(8, signed=True)),
+        )
+    ),
     Scheme(Number(FP8_E4M3, "channel"), Number(FP8_E4M3, "tensor"), "fp8"),
     Scheme(Number(NF4, "group", 64), None, "nf4"),
+    Scheme(Number(NF3, "group", 64), None, "nf3"),
+    Scheme(Number(NF2, "group", 64), None, "nf2"),
+    Scheme(Number(BNB_FP4, "group", 64), None, "bnbfp4"),
+    Scheme(Number(TERNARY, "group", 128, scale="f16"), None, "ternary"),
 )
 
 

@@ -6,6 +6,8 @@ from qcompiler.backends.onnx.context import Emitter
 from qcompiler.backends.onnx.ops import (
     activation,
     attention,
+    control,
+    counted,
     create,
     elementwise,
     index,
@@ -13,6 +15,7 @@ from qcompiler.backends.onnx.ops import (
     norm,
     pool,
     quant,
+    recurrent,
     reduce,
     shape,
     symbol,
@@ -30,6 +33,9 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     reduce.EMITTERS,
     create.EMITTERS,
     symbol.EMITTERS,
+    control.EMITTERS,
+    counted.EMITTERS,
+    recurrent.EMITTERS,
     quant.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}

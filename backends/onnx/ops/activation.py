@@ -22,6 +22,14 @@ def _hardsigmoid(context: Context, call: Call) -> ir.Value:
     return context.op("HardSigmoid", [context.value(call.node_at("self"))], {"alpha": 1 / 6, "beta": 0.5})
 
 
+def _relu(context: Context, call: Call) -> ir.Value:
+    """Relu; the runtime has none for long integers."""
+    dtype = call.type.dtype
+    if dtype.is_floating_point:
+        return context.op("Relu", [context.operand(call.node_at("self"), dtype)])
+    return context.op("Max", [context.operand(call.node_at("self"), dtype), context.scalar(0, dtype)])
+
+
 def _leaky_relu(context: Context, call: Call) -> ir.Value:
     return context.op(
         "LeakyRelu", [context.value(call.node_at("self"))], {"alpha": float(call.number("negative_slope"))}
@@ -33,9 +41,18 @@ def _celu(context: Context, call: Call) -> ir.Value:
 
 
 def _elu(context: Context, call: Call) -> ir.Value:
-    if call.number("scale", 1) != 1 or call.number("input_scale", 1) != 1:
-        raise call.unsupported("scaled elu", "multiply before and after a plain elu")
-    return context.op("Elu", [context.value(call.node_at("self"))], {"alpha": float(call.number("alpha", 1))})
+    """`scale * elu(x)`; with an input scale also the negative side is stretched, so the two sides are added up."""
+    value, alpha = context.value(call.node_at("self")), float(call.number("alpha", 1))
+    scale, stretch = float(call.number("scale", 1)), float(call.number("input_scale", 1))
+    if stretch == 1:
+        if scale == 1:
+            return context.op("Elu", [value], {"alpha": alpha})
+        return context.op("Selu", [value], {"alpha": alpha, "gamma": scale})
+    dtype = call.type.dtype
+    negative = context.op("Min", [context.op("Mul", [value, context.scalar(stretch, dtype)]), context.scalar(0, dtype)])
+    curved = context.op("Elu", [negative], {"alpha": alpha})
+    result = context.op("Add", [context.op("Relu", [value]), curved])
+    return result if scale == 1 else context.op("Mul", [result, context.scalar(scale, dtype)])
 
 
 def _prelu(context: Context, call: Call) -> ir.Value:
@@ -76,7 +93,7 @@ def _softmax(kind: str) -> Emitter:
 
 
 EMITTERS: dict[str, Emitter] = {
-    "aten.relu": unary("Relu"),
+    "aten.relu": _relu,
     "aten.sigmoid": unary("Sigmoid"),
     "aten.tanh": unary("Tanh"),
     "aten.hardswish": unary("HardSwish"),

@@ -9,6 +9,7 @@ import torch
 
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Context, Emitted, Emitter
+from qcompiler.backends.onnx.dtypes import onnx_dtype
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import SymbolType
 
@@ -131,8 +132,34 @@ def _remainder(context: Context, call: Call) -> ir.Value:
     left, right = context.operand(call.raw("self"), dtype), context.operand(call.raw("other"), dtype)
     if not dtype.is_floating_point:
         return context.op("Mod", [left, right])
-    whole = context.op("Floor", [context.op("Div", [left, right])])
-    return context.op("Sub", [left, context.op("Mul", [whole, right])])
+    # the remainder that has the sign of the dividend, moved by one divisor where the signs differ
+    rest = context.op("Mod", [left, right], {"fmod": 1})
+    zero = context.scalar(0, dtype)
+    unlike = context.op("Less", [context.op("Mul", [context.op("Sign", [rest]), context.op("Sign", [right])]), zero])
+    return context.op("Where", [unlike, context.op("Add", [rest, right]), rest])
+
+
+def _shift(direction: str) -> Emitter:
+    """A shift of bits; onnxruntime shifts unsigned integers, so others go through their bits."""
+
+    def emit(context: Context, call: Call) -> ir.Value:
+        dtype = call.type.dtype
+        left, right = context.operand(call.raw("self"), dtype), context.operand(call.raw("other"), dtype)
+        if dtype not in _UNSIGNED:
+            return context.op("BitShift", [left, right], {"direction": direction})
+        unsigned = {"to": _UNSIGNED[dtype].value}
+        bits, count = context.op("Cast", [left], unsigned), context.op("Cast", [right], unsigned)
+        back = {"to": onnx_dtype(dtype).value}
+        if direction == "LEFT":
+            return context.op("Cast", [context.op("BitShift", [bits, count], {"direction": direction})], back)
+        # the sign bit is kept: a negative number is shifted as its complement
+        negative = context.op("Less", [left, context.scalar(0, dtype)])
+        flipped = context.op("Where", [negative, context.op("BitwiseNot", [left]), left])
+        moved = context.op("BitShift", [context.op("Cast", [flipped], unsigned), count], {"direction": direction})
+        signed = context.op("Cast", [moved], back)
+        return context.op("Where", [negative, context.op("BitwiseNot", [signed]), signed])
+
+    return emit
 
 
 def _truncated_remainder(context: Context, call: Call) -> ir.Value:
@@ -212,6 +239,12 @@ def _convert(context: Context, call: Call) -> ir.Value:
     return context.cast(context.value(source), call.tensor("self").dtype, call.type.dtype)
 
 
+_UNSIGNED = {
+    torch.int8: ir.DataType.UINT8,
+    torch.int16: ir.DataType.UINT16,
+    torch.int32: ir.DataType.UINT32,
+    torch.int64: ir.DataType.UINT64,
+}
 _UNARY = {
     "neg": "Neg", "abs": "Abs", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal",
     "sin": "Sin", "cos": "Cos", "tan": "Tan", "asin": "Asin", "acos": "Acos", "atan": "Atan",
@@ -265,6 +298,8 @@ EMITTERS: dict[str, Emitter] = {
     "aten.bitwise_or.Scalar": _bitwise("Or", "BitwiseOr"),
     "aten.bitwise_xor.Tensor": _bitwise("Xor", "BitwiseXor"),
     "aten.bitwise_xor.Scalar": _bitwise("Xor", "BitwiseXor"),
+    "aten.bitwise_left_shift.Tensor": _shift("LEFT"),
+    "aten.bitwise_right_shift.Tensor": _shift("RIGHT"),
     "aten.bitwise_not": _bitwise("Not", "BitwiseNot"),
     "aten.where.self": _where,
     "aten.where.ScalarSelf": _where,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 import torch
 
 from qcompiler.backends.onnx.call import Call
-from qcompiler.backends.onnx.context import Attribute, Context, Emitter
+from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
 
 
 def _spread(values: list[int], rank: int) -> list[int]:
@@ -35,6 +37,23 @@ def _max_pool(rank: int) -> Emitter:
     def emit(context: Context, call: Call) -> ir.Value:
         attributes = {**_window(call, rank), "dilations": _spread(call.integers("dilation"), rank)}
         return _with_batch(context, call, "MaxPool", rank, attributes)
+
+    return emit
+
+
+def _max_pool_with_positions(rank: int) -> Emitter:
+    """Positions count within one image plane; those of ONNX count through the whole tensor."""
+
+    def emit(context: Context, call: Call) -> Emitted:
+        first = call.types[0]
+        source = call.node_at("self")
+        spatial = call.shape("self")[2:]
+        sizes = [size for size in spatial if isinstance(size, int)]
+        if first is None or first.rank != rank + 2 or len(sizes) != rank:
+            raise call.unsupported("positions of a symbolic size or without a batch axis", "fix the input size")
+        attributes = {**_window(call, rank), "dilations": _spread(call.integers("dilation"), rank)}
+        values, flat = context.ops("MaxPool", [context.value(source)], attributes, outputs=2)
+        return [values, context.op("Mod", [flat, context.scalar(math.prod(sizes), torch.int64)])]
 
     return emit
 
@@ -149,6 +168,7 @@ def _sample(context: Context, call: Call) -> ir.Value:
 
 EMITTERS: dict[str, Emitter] = {
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
+    **{f"aten.max_pool{rank}d_with_indices": _max_pool_with_positions(rank) for rank in (2, 3)},
     **{f"aten.avg_pool{rank}d": _average_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{rank}d": _adaptive_average_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.upsample_nearest{rank}d.vec": _resize("nearest") for rank in (1, 2, 3)},
@@ -159,4 +179,5 @@ EMITTERS: dict[str, Emitter] = {
     "aten._upsample_bilinear2d_aa.vec": _resize("linear", antialias=True),
     "aten._upsample_bicubic2d_aa.vec": _resize("cubic", antialias=True),
     "aten.grid_sampler_2d": _sample,
+    "aten.grid_sampler_3d": _sample,
 }

@@ -77,6 +77,20 @@ def _running_sum(context: Context, call: Call) -> ir.Value:
     return context.op("CumSum", [value, context.scalar(call.axis("dim", call.type.rank), torch.int64)])
 
 
+def _running_product(context: Context, call: Call) -> ir.Value:
+    """Products of all leading parts, side by side: ONNX has no running product before opset 26."""
+    rank, dtype = call.type.rank, call.type.dtype
+    axis = call.axis("dim", rank)
+    length = call.shape("self")[axis]
+    if not isinstance(length, int):
+        raise call.unsupported("a running product along a symbolic axis", "give that axis a fixed size")
+    value = context.operand(call.node_at("self"), dtype)
+    repeated = context.op("Unsqueeze", [value, context.ints([axis])])
+    mask = torch.ones(length, length).tril().bool().reshape([length, length] + [1] * (rank - 1 - axis))
+    parts = context.op("Where", [context.constant(mask), repeated, context.scalar(1, dtype)])
+    return reduced(context, "ReduceProd", parts, [axis + 1], keep=False)
+
+
 def _variance(context: Context, call: Call) -> ir.Value:
     value, axes, dtype = context.value(call.node_at("self")), _axes(call), call.type.dtype
     mean = reduced(context, "ReduceMean", value, axes, keep=True)
@@ -133,6 +147,7 @@ EMITTERS: dict[str, Emitter] = {
     "aten.argmin": _position("ArgMin"),
     **{f"aten.any{overload}": _truth("ReduceMax") for overload in ("", ".dim", ".dims")},
     **{f"aten.all{overload}": _truth("ReduceMin") for overload in ("", ".dim", ".dims")},
+    "aten.cumprod": _running_product,
     "aten.cumsum": _running_sum,
     "aten.var.correction": _variance,
     "aten.std.correction": _deviation,

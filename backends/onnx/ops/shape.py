@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 
 from qcompiler.backends.onnx.call import Call, static_size
-from qcompiler.backends.onnx.context import Context, Emitted, Emitter
+from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
 from qcompiler.ir.program import Node
 
 _TO_END = 2**63 - 1
@@ -85,7 +85,34 @@ def cut(
 def _slice(context: Context, call: Call) -> ir.Value:
     axis = call.axis("dim", len(call.shape("self")))
     start, end = call.size("start", 0), call.size("end", _TO_END)
+    first = _first_of_sorted(context, call.node_at("self"), axis, end) if start == 0 and end != _TO_END else None
+    if first is not None and call.integer("step") == 1:
+        return first
     return cut(context, context.value(call.node_at("self")), axis, start, end, call.integer("step"))
+
+
+def _first_of_sorted(context: Context, node: Node, axis: int, count: int | Node) -> ir.Value | None:
+    """The first elements of a sorted axis as TopK, which need not sort the others; None for anything else."""
+    source, which = (*node.args, None, None)[:2]
+    if not isinstance(source, Node) or context.program.op(source) not in _SORTS or not isinstance(count, int):
+        return None
+    sort = Call(source, context.program.op(source), context.program.bind(source))
+    shape = sort.shape("self")
+    size = shape[axis]
+    if sort.axis("dim", len(shape)) != axis or not isinstance(size, int) or not 0 < count <= size:
+        return None
+    attributes: dict[str, Attribute] = {"axis": axis, "largest": int(sort.flag("descending")), "sorted": 1}
+    made: list[ir.Value] = []
+
+    def part(index: int) -> ir.Value:
+        if not made:
+            made.extend(
+                context.ops("TopK", [context.value(sort.node_at("self")), context.ints([count])], attributes, outputs=2)
+            )
+        return made[index]
+
+    values = [context.memo(("first", source, count, index), lambda index=index: part(index)) for index in (0, 1)]
+    return values[which] if isinstance(which, int) else None
 
 
 def _select(context: Context, call: Call) -> ir.Value:
@@ -116,12 +143,19 @@ def onnx_pads(pads: Sequence[int | Node], rank: int) -> list[int | Node]:
     return [*untouched, *reversed(pads[::2]), *untouched, *reversed(pads[1::2])]
 
 
+_SORTS = ("aten.sort", "aten.sort.stable")
+_MAX_POOLS = frozenset(f"aten.max_pool{count}d" for count in (1, 2, 3))
+
+
 def _pad(mode: str) -> Emitter:
     def emit(context: Context, call: Call) -> ir.Value:
         pads = call.sizes("pad" if mode == "constant" else "padding")
         inputs = [context.value(call.node_at("self")), context.sizes(onnx_pads(pads, call.type.rank))]
         if mode == "constant":
             inputs.append(context.operand(call.raw("value"), call.type.dtype))
+            if any(context.program.op(user) in _MAX_POOLS for user in call.node.users):
+                # With its axes named, ONNX Runtime merges no zeros into a max pool, which pads with minus infinity.
+                inputs.append(context.ints(range(call.type.rank)))
         return context.op("Pad", inputs, {"mode": mode})
 
     return emit

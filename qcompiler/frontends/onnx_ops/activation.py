@@ -134,12 +134,28 @@ def softmax(op: str) -> Operator:
     return emit
 
 
+def hardmax(ctx: OpContext) -> Result:
+    """Hardmax: one at the first maximum, zero elsewhere; axes as for Softmax."""
+    x = ctx.tensor(0)
+    rank, dtype = ctx.rank(x), ctx.dtype(x)
+    axis = ctx.axis(ctx.integer("axis", -1 if ctx.version >= 13 else 1), rank)
+    shape = [ctx.size(dim) for dim in ctx.shape(x)]
+    flat = x if ctx.version >= 13 or axis == rank - 1 else ctx.call("aten.reshape", x, [*shape[:axis], -1])
+    best = ctx.call("aten.argmax", flat, axis, True)
+    count = ctx.size(ctx.shape(flat)[axis])
+    places = ctx.call("aten.arange.start_step", 0, count, 1, kwargs={"dtype": torch.int64})
+    line = ctx.call("aten.reshape", places, [-1 if other == axis else 1 for other in range(ctx.rank(flat))])
+    result = ctx.cast(ctx.call("aten.eq.Tensor", best, line), dtype)
+    return result if flat is x else ctx.call("aten.reshape", result, shape)
+
+
 ACTIVATION: dict[str, Operator] = {
     "Celu": celu,
     "Clip": clip,
     "Elu": elu,
     "Gelu": gelu,
     "HardSigmoid": hard_sigmoid,
+    "Hardmax": hardmax,
     "HardSwish": plain("aten.hardswish"),
     "LeakyRelu": leaky_relu,
     "LogSoftmax": softmax("aten.log_softmax.int"),

@@ -15,7 +15,7 @@ def attention(ctx: OpContext) -> Result:
 
     Inputs are `[batch, heads, tokens, width]`, or `[batch, tokens, heads * width]` with the head counts as attributes.
     """
-    if ctx.real("softcap", 0.0) or (len(ctx.node.outputs) > 3 and ctx.node.outputs[3].uses()):
+    if ctx.real("softcap", 0.0) or len(ctx.node.outputs) > 3:
         raise ctx.refuse("softcap and the product of query and key as a result are not supported")
     flat = ctx.rank(ctx.tensor(0)) == 3
     heads = [ctx.integer(f"{name}_num_heads", 0) for name in ("q", "kv", "kv")]
@@ -34,6 +34,8 @@ def attention(ctx: OpContext) -> Result:
         "enable_gqa": ctx.shape(query)[1] != ctx.shape(key)[1],
     }
     mask = ctx.optional(3)
+    if mask is not None and (causal or ctx.shape(mask)[-1] != ctx.shape(key)[2] or ctx.rank(mask) < 2):
+        raise ctx.refuse("a mask beside is_causal, or one for a part of the keys alone, is not supported")
     mixed = ctx.call("aten.scaled_dot_product_attention", query, key, value, mask, 0.0, causal, kwargs=options)
     present: list[Value | None] = [key, value] if len(ctx.node.outputs) > 1 else []
     return [_from_heads(ctx, mixed) if flat else mixed, *present]

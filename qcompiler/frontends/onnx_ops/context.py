@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -15,7 +15,7 @@ from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
 from qcompiler.errors import InputError, UnsupportedError, VerifyError
 from qcompiler.ir.program import Node, Program
-from qcompiler.ir.types import Dim
+from qcompiler.ir.types import Dim, Type
 
 _Option = TypeVar("_Option", int, float, str)
 
@@ -48,23 +48,33 @@ _PAIRS: dict[type, str] = {FloorDiv: "sym.floordiv", Mod: "sym.mod", PythonMod: 
 
 @dataclass
 class Emitter:
-    """Appends nodes to a Program; keeps one node per parameter and per size."""
+    """Appends nodes to a Program; keeps one node per parameter and per size.
+
+    Args:
+        program: grows.
+        module: where the nodes to come are from.
+        borrow: yields a symbol that no value at hand has as a size; None when there is nowhere to ask.
+    """
 
     program: Program
     module: str = ""
+    borrow: Callable[[sympy.Symbol], Node] | None = None
     _params: dict[tuple[Known, str], Node] = field(default_factory=dict)
+    _stored: dict[tuple[Known, str], torch.Tensor] = field(default_factory=dict)
     _sizes: dict[Dim, Node] = field(default_factory=dict)
     _sources: dict[Dim, tuple[Node, int]] = field(default_factory=dict)
     _first: Node | None = None
 
-    def call(self, op: str, *args: object, kwargs: Mapping[str, object] | None = None) -> Node:
-        """Adds one operator call.
+    def call(
+        self, op: str, *args: object, kwargs: Mapping[str, object] | None = None, type_: Type | None = None
+    ) -> Node:
+        """Adds one operator call; its type is inferred when None.
 
         Raises:
             VerifyError: when the arguments do not fit the operator.
         """
         name = op.split(".")[1] if "." in op else op
-        node = self.program.append(module=self.module).call(op, *args, kwargs=kwargs, name=name)
+        node = self.program.append(module=self.module).call(op, *args, kwargs=kwargs, name=name, type_=type_)
         self._first = self._first or node
         return node
 
@@ -79,13 +89,17 @@ class Emitter:
         """
         key = (known, variant)
         if key not in self._params:
-            stored = known.tensor if value is None else value
+            stored = self._stored.setdefault(key, known.tensor if value is None else value)
             if self._first is None:
                 node = self.program.add_param(name or known.name, stored)
             else:
                 node = self.program.before(self._first).param(name or known.name, stored)
             self._params[key] = node
         return self._params[key]
+
+    def nested(self, program: Program, borrow: Callable[[sympy.Symbol], Node]) -> Emitter:
+        """What appends to the program of a subgraph; forms of one tensor are shared."""
+        return Emitter(program, self.module, borrow, _stored=self._stored)
 
     def remember_shape(self, node: Node) -> None:
         """Lets later sizes that equal a dimension of `node` be read from it."""
@@ -108,6 +122,8 @@ class Emitter:
         if dim in self._sources:
             node, axis = self._sources[dim]
             return self.call("aten.sym_size.int", node, axis)
+        if self.borrow is not None and isinstance(dim, sympy.Symbol):
+            return self.borrow(dim)
         arguments = [self.size(cast(Dim, argument)) for argument in dim.args]
         kind = type(dim)
         if kind in _PAIRS:
@@ -144,12 +160,14 @@ class OpContext:
         node: the ONNX node.
         version: opset version of the node's domain.
         inputs: its inputs in order, None where an optional one is absent.
+        read: names of the attributes and numbers of the inputs that were looked at so far.
     """
 
     emitter: Emitter
     node: onnx_ir.Node
     version: int
     inputs: tuple[Value | None, ...]
+    read: set[str | int] = field(default_factory=set)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -159,6 +177,7 @@ class OpContext:
         Raises:
             InputError: when it is absent.
         """
+        self.read.add(index)
         value = self.inputs[index] if index < len(self.inputs) else None
         if value is None:
             raise InputError(
@@ -168,6 +187,7 @@ class OpContext:
 
     def has(self, index: int) -> bool:
         """Whether input `index` is given."""
+        self.read.add(index)
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def tensor(self, index: int) -> Node:
@@ -232,6 +252,7 @@ class OpContext:
 
     def attribute(self, name: str) -> onnx_ir.Attr | None:
         """Attribute `name`, None when absent."""
+        self.read.add(name)
         return self.node.attributes.get(name)
 
     def integer(self, name: str, default: int | None = None) -> int:

@@ -11,11 +11,13 @@ import sympy
 import torch
 
 from qcompiler.frontends.onnx_ops.context import Known, OpContext, Result, Sizes
+from qcompiler.frontends.onnx_ops.narrow import narrowed, onnx_type
 from qcompiler.frontends.onnx_ops.tensors import torch_dtype, torch_tensor
-from qcompiler.ir.program import Node
 from qcompiler.ir.types import Dim
 
 Operator = Callable[[OpContext], Result]
+
+_SAME_WIDTH = {onnx_ir.DataType.UINT16: torch.int16, onnx_ir.DataType.UINT32: torch.int32}
 
 _VALUES: dict[str, torch.dtype] = {
     "value_float": torch.float32,
@@ -96,25 +98,33 @@ def eye_like(ctx: OpContext) -> Result:
 
 def cast(ctx: OpContext) -> Result:
     """Cast; to the same type it is the identity."""
-    return _cast(ctx, torch_dtype(onnx_ir.DataType(ctx.integer("to")), ctx.where))
+    return _cast(ctx, onnx_ir.DataType(ctx.integer("to")))
 
 
 def cast_like(ctx: OpContext) -> Result:
     """CastLike."""
-    like = ctx.value(1)
-    if isinstance(like, Node):
-        return _cast(ctx, ctx.dtype(like))
-    return _cast(ctx, like.tensor.dtype if isinstance(like, Known) else like.dtype)
+    return _cast(ctx, onnx_type(ctx, 1))
 
 
-def _cast(ctx: OpContext, dtype: torch.dtype) -> Result:
-    value = ctx.value(0)
-    if isinstance(value, Known) and value.tensor.dtype == dtype:
+def _cast(ctx: OpContext, target: onnx_ir.DataType) -> Result:
+    value, dtype = ctx.value(0), torch_dtype(target, ctx.where)
+    saturate = bool(ctx.integer("saturate", 1))
+    if isinstance(value, Known) and value.tensor.dtype == dtype and onnx_type(ctx, 0) is target:
         return value
-    return ctx.cast(ctx.tensor(0), dtype)
+    return narrowed(ctx, ctx.tensor(0), target, saturate=saturate)
+
+
+def bit_cast(ctx: OpContext) -> Result:
+    """BitCast: the same bits read as another type of the same width."""
+    x, target = ctx.tensor(0), onnx_ir.DataType(ctx.integer("to"))
+    dtype = torch_dtype(target, ctx.where)
+    bits = ctx.cast(x, _SAME_WIDTH.get(onnx_type(ctx, 0), ctx.dtype(x)))
+    read = ctx.call("aten.view.dtype", bits, _SAME_WIDTH.get(target, dtype))
+    return narrowed(ctx, read, target, saturate=False)
 
 
 CREATE: dict[str, Operator] = {
+    "BitCast": bit_cast,
     "Cast": cast,
     "CastLike": cast_like,
     "Constant": constant,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 
 from qcompiler.frontends.onnx_ops.context import OpContext, Result
@@ -16,25 +17,53 @@ class _Operand:
 
 
 def einsum(ctx: OpContext) -> Result:
-    """Einsum without ellipsis and without a label repeated inside one operand; operands are contracted left to right.
+    """Einsum, operands contracted left to right.
 
     Raises:
-        UnsupportedError: for an ellipsis or a diagonal.
+        UnsupportedError: for axes under an ellipsis that broadcast.
     """
-    equation = ctx.word("equation").replace(" ", "")
-    left, arrow, output = equation.partition("->")
+    nodes = ctx.tensors()
+    left, arrow, output = ctx.word("equation").replace(" ", "").partition("->")
     terms = left.split(",")
-    if "." in equation or any(len(set(term)) != len(term) for term in terms):
-        raise ctx.refuse(f"the equation '{equation}' has an ellipsis or a diagonal")
+    letters = "".join(terms).replace(".", "")
     if not arrow:
-        letters = "".join(terms)
-        output = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
-    operands = [_Operand(node, term) for node, term in zip(ctx.tensors(), terms, strict=True)]
+        output = "..." * ("." in left) + "".join(
+            sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        )
+    terms, output = _spelled_out(ctx, nodes, terms, output)
+    operands = [_diagonal(ctx, _Operand(node, term)) for node, term in zip(nodes, terms, strict=True)]
     result = operands[0]
     for position, other in enumerate(operands[1:], 1):
         later = "".join(operand.labels for operand in operands[position + 1 :]) + output
         result = _contract(ctx, result, other, later)
     return _arrange(ctx, _sum_out(ctx, result, output), output)
+
+
+def _spelled_out(ctx: OpContext, nodes: list[Node], terms: list[str], output: str) -> tuple[list[str], str]:
+    """The terms with a letter for each axis under an ellipsis."""
+    free = [letter for letter in string.ascii_letters if letter not in "".join(terms)]
+    hidden = [ctx.rank(node) - len(term.replace("...", "")) for node, term in zip(nodes, terms, strict=True)]
+    most = max((count for count, term in zip(hidden, terms, strict=True) if "..." in term), default=0)
+    seen: dict[str, Dim] = {}
+    spelled: list[str] = []
+    for node, term, count in zip(nodes, terms, hidden, strict=True):
+        word = term.replace("...", "".join(free[most - count : most])) if "..." in term else term
+        for letter, dim in zip(word, ctx.shape(node), strict=True):
+            if seen.setdefault(letter, dim) != dim and letter in free:
+                raise ctx.refuse("axes under an ellipsis that broadcast are not supported")
+        spelled.append(word)
+    return spelled, output.replace("...", "".join(free[:most]))
+
+
+def _diagonal(ctx: OpContext, operand: _Operand) -> _Operand:
+    """The operand with each repeated label's diagonal taken, one pair of axes at a time."""
+    for letter in operand.labels:
+        first, second = operand.labels.index(letter), operand.labels.rindex(letter)
+        if first != second:
+            node = ctx.call("aten.diagonal", operand.node, 0, first, second)
+            rest = operand.labels[:first] + operand.labels[first + 1 : second] + operand.labels[second + 1 :]
+            return _diagonal(ctx, _Operand(node, rest + letter))
+    return operand
 
 
 def _contract(ctx: OpContext, left: _Operand, right: _Operand, wanted: str) -> _Operand:

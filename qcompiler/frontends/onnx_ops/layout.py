@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import sympy
+import torch
 
+from qcompiler.errors import VerifyError
 from qcompiler.frontends.onnx_ops.context import OpContext, Result, Size, floor_divide
+from qcompiler.frontends.onnx_ops.sliced import has_data_bounds, slice_by_data
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import Dim
 
@@ -62,7 +65,15 @@ def squeeze(ctx: OpContext) -> Result:
     if axes is None:
         axes = [axis for axis, dim in enumerate(ctx.shape(x)) if dim == 1]
     axes = sorted(ctx.axis(axis, ctx.rank(x)) for axis in axes)
-    return ctx.call("aten.squeeze.dims", x, axes) if axes else x
+    wrong = [axis for axis in axes if isinstance(ctx.shape(x)[axis], int) and ctx.shape(x)[axis] != 1]
+    if wrong:
+        raise VerifyError(f"axis {wrong[0]} has size {ctx.shape(x)[wrong[0]]}, and only axes of size 1 can be squeezed")
+    if all(isinstance(ctx.shape(x)[axis], int) for axis in axes):
+        return ctx.call("aten.squeeze.dims", x, axes) if axes else x
+    # a free size can only be 1 where the model runs
+    for axis in reversed(axes):
+        x = ctx.call("aten.select.int", x, axis, 0)
+    return x
 
 
 def unsqueeze(ctx: OpContext) -> Result:
@@ -118,6 +129,8 @@ def split(ctx: OpContext) -> Result:
 def slice_(ctx: OpContext) -> Result:
     """Slice along any axes, forwards or backwards."""
     x = ctx.tensor(0)
+    if ctx.version >= 10 and has_data_bounds(ctx):
+        return slice_by_data(ctx)
     if ctx.version < 10:
         starts, ends = ctx.integers("starts") or [], ctx.integers("ends") or []
         axes = ctx.integers("axes") or list(range(len(starts)))
@@ -169,7 +182,8 @@ def pad(ctx: OpContext) -> Result:
         value = ctx.real("value", 0.0)
     else:
         pads = ctx.dims(1, "the pads")
-        value = ctx.constant(2, "the padding value").item() if ctx.has(2) else 0
+        known = ctx.known(2)
+        value = known.item() if known is not None else 0
     axes = ctx.ints(3, "the axes") if ctx.has(3) else list(range(rank))
     pairs: list[tuple[Dim, Dim]] = [(0, 0)] * rank
     for position, axis in enumerate(axes):
@@ -178,9 +192,37 @@ def pad(ctx: OpContext) -> Result:
         pairs.pop(0)
     if not pairs:
         return x
-    return _pad(
-        ctx, x, [ctx.size(size) for pair in reversed(pairs) for size in pair], ctx.word("mode", "constant"), value
-    )
+    sizes, mode = [ctx.size(size) for pair in reversed(pairs) for size in pair], ctx.word("mode", "constant")
+    if mode == "constant" and ctx.version >= 11 and ctx.has(2) and ctx.known(2) is None:
+        return _pad_with(ctx, x, sizes)
+    if mode == "wrap" or (mode != "constant" and (len(pairs) > 3 or rank - len(pairs) > 2)):
+        return _pad_by_index(ctx, x, pairs, mode)
+    return _pad(ctx, x, sizes, mode, value)
+
+
+def _pad_with(ctx: OpContext, x: Node, sizes: list[Size]) -> Node:
+    """Pads with a value that is computed."""
+    inside = ctx.call("aten.full_like", x, 1, kwargs={"dtype": torch.bool})
+    kept, padded = (ctx.call("aten.constant_pad_nd", node, sizes, 0) for node in (inside, x))
+    value = ctx.call("aten.reshape", ctx.tensor(2), [])
+    return ctx.call("aten.where.self", kept, padded, value)
+
+
+def _pad_by_index(ctx: OpContext, x: Node, pairs: list[tuple[Dim, Dim]], mode: str) -> Node:
+    """Pads of fixed size over any axes: each axis is picked again by constant positions."""
+    for axis, pair in enumerate(pairs, ctx.rank(x) - len(pairs)):
+        size = ctx.static(ctx.shape(x)[axis], "a padded axis")
+        begin, end = (ctx.static(item, "padding in this mode") for item in pair)
+        places = torch.arange(-begin, size + end)
+        if mode == "wrap":
+            places = places % size
+        elif mode == "edge":
+            places = places.clamp(0, size - 1)
+        else:
+            places = (places.abs() if size > 1 else places * 0) % max(2 * size - 2, 1)
+            places = torch.minimum(places, max(2 * size - 2, 0) - places) if size > 1 else places
+        x = ctx.call("aten.index_select", x, axis, ctx.fixed(f"{ctx.name}_places{axis}", places))
+    return x
 
 
 def _pad(ctx: OpContext, x: Node, pads: list[Size], mode: str, value: float) -> Node:
@@ -188,8 +230,8 @@ def _pad(ctx: OpContext, x: Node, pads: list[Size], mode: str, value: float) -> 
         return ctx.call("aten.constant_pad_nd", x, pads, value)
     names = {"reflect": "reflection_pad", "edge": "replication_pad"}
     axes = len(pads) // 2
-    if mode not in names or axes > 3:
-        raise ctx.refuse(f"mode '{mode}' over {axes} axes is not supported")
+    if mode not in names:
+        raise ctx.refuse(f"mode '{mode}' is not supported")
     rank = ctx.rank(x)
     if rank in (axes + 1, axes + 2):
         return ctx.call(f"aten.{names[mode]}{axes}d", x, pads)
@@ -238,7 +280,10 @@ def dropout(ctx: OpContext) -> Result:
     training = ctx.known(2)
     if ctx.has(2) and (training is None or bool(training)):
         raise ctx.refuse("training mode is not supported", mend="export the model in eval mode")
-    return [ctx.value(0)]
+    if len(ctx.node.outputs) == 1:
+        return [ctx.value(0)]
+    kept = ctx.call("aten.full_like", ctx.tensor(0), 1, kwargs={"dtype": torch.bool})
+    return [ctx.value(0), kept]
 
 
 LAYOUT: dict[str, Operator] = {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import onnx_ir
+
 from qcompiler.frontends.onnx_ops.context import Known, Number, OpContext, Result
 from qcompiler.frontends.onnx_ops.einsum import einsum
 from qcompiler.ir.program import Node
 
 Operator = Callable[[OpContext], Result]
+
+_MASKS = {onnx_ir.DataType.UINT16: 0xFFFF, onnx_ir.DataType.UINT32: 0xFFFFFFFF}
 
 
 def unary(op: str) -> Operator:
@@ -116,7 +120,7 @@ def modulo(ctx: OpContext) -> Result:
 def shift(ctx: OpContext) -> Result:
     """BitShift."""
     direction = ctx.word("direction").lower()
-    return ctx.call(f"aten.bitwise_{direction}_shift.Tensor", ctx.tensor(0), ctx.tensor(1))
+    return _within(ctx, ctx.call(f"aten.bitwise_{direction}_shift.Tensor", ctx.tensor(0), ctx.tensor(1)))
 
 
 def mean(ctx: OpContext) -> Result:
@@ -145,9 +149,7 @@ def matmul(ctx: OpContext) -> Result:
     """MatMul; a known matrix on the right makes it a linear layer."""
     x, weight = ctx.tensor(0), ctx.known(1)
     if weight is not None and weight.dim() == 2:
-        return ctx.call(
-            "aten.linear", x, ctx.reform(1, "transposed", weight.t().contiguous(), ctx.weight_name(1)), None
-        )
+        return ctx.call("aten.linear", x, ctx.reform(1, "transposed", weight.t(), ctx.weight_name(1)), None)
     return ctx.call("aten.matmul", x, ctx.tensor(1))
 
 
@@ -164,7 +166,7 @@ def gemm(ctx: OpContext) -> Result:
         product = ctx.call("aten.matmul", x, ctx.call("aten.permute", right, [1, 0]) if transposed else right)
         return _add_scaled(ctx, _scaled(ctx, product, alpha), beta)
     rows = weight if transposed else weight.t()
-    node = ctx.reform(1, f"rows*{alpha}", (rows if alpha == 1 else rows * alpha).contiguous(), ctx.weight_name(1))
+    node = ctx.reform(1, f"rows*{alpha}", rows if alpha == 1 else rows * alpha, ctx.weight_name(1))
     bias = ctx.known(2)
     if bias is not None and bias.numel() == rows.shape[0] == bias.shape[-1:].numel():
         vector = ctx.reform(2, f"vector*{beta}", (bias if beta == 1 else bias * beta).reshape(-1))
@@ -184,8 +186,15 @@ def _add_scaled(ctx: OpContext, product: Node, beta: float) -> Node:
 
 
 def bitwise_not(ctx: OpContext) -> Result:
-    """BitwiseNot."""
-    return ctx.call("aten.bitwise_not", ctx.tensor(0))
+    """BitwiseNot; unsigned integers that are held in wider ones keep to their width."""
+    return _within(ctx, ctx.call("aten.bitwise_not", ctx.tensor(0)))
+
+
+def _within(ctx: OpContext, node: Node) -> Node:
+    """The bits of `node` that fit the unsigned type of the first input."""
+    source = ctx.node.inputs[0]
+    mask = None if source is None or source.dtype is None else _MASKS.get(source.dtype)
+    return node if mask is None else ctx.call("aten.bitwise_and.Scalar", node, mask)
 
 
 def round_half_even(ctx: OpContext) -> Result:

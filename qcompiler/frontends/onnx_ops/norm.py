@@ -79,7 +79,9 @@ def lp_norm(ctx: OpContext) -> Result:
     x = ctx.tensor(0)
     axis = ctx.axis(ctx.integer("axis", -1), ctx.rank(x))
     length = ctx.call("aten.linalg_vector_norm", x, ctx.integer("p", 2), [axis], True)
-    return ctx.call("aten.div.Tensor", x, length)
+    # vectors of length zero stay as they are
+    safe = ctx.call("aten.where.ScalarSelf", ctx.call("aten.eq.Scalar", length, 0), 1.0, length)
+    return ctx.call("aten.div.Tensor", x, ctx.cast(safe, ctx.dtype(x)))
 
 
 def mean_variance(ctx: OpContext) -> Result:

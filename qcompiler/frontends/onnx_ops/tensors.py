@@ -24,17 +24,27 @@ _DTYPES: dict[onnx_ir.DataType, torch.dtype] = {
     onnx_ir.DataType.UINT16: torch.int32,
     onnx_ir.DataType.UINT32: torch.int64,
     onnx_ir.DataType.UINT64: torch.int64,
+    onnx_ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    onnx_ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
+    onnx_ir.DataType.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    onnx_ir.DataType.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    onnx_ir.DataType.FLOAT4E2M1: torch.float8_e4m3fn,
+    onnx_ir.DataType.INT4: torch.int8,
+    onnx_ir.DataType.UINT4: torch.uint8,
+    onnx_ir.DataType.INT2: torch.int8,
+    onnx_ir.DataType.UINT2: torch.uint8,
     onnx_ir.DataType.COMPLEX64: torch.complex64,
     onnx_ir.DataType.COMPLEX128: torch.complex128,
 }
+_SUB_BYTE = (onnx_ir.DataType.INT4, onnx_ir.DataType.UINT4, onnx_ir.DataType.INT2, onnx_ir.DataType.UINT2)
 _WIDENED = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
 
 
 def torch_dtype(dtype: onnx_ir.DataType | None, where: str) -> torch.dtype:
-    """The torch element type; unsigned 16 to 64-bit integers widen to the next signed one that torch computes with.
+    """The torch element type; types that torch does not compute with are carried by the next wider one that it does.
 
     Raises:
-        UnsupportedError: for strings and for the sub-byte and 8-bit float types.
+        UnsupportedError: for strings and shared exponents.
     """
     if dtype is None or dtype not in _DTYPES:
         raise UnsupportedError(
@@ -44,6 +54,11 @@ def torch_dtype(dtype: onnx_ir.DataType | None, where: str) -> torch.dtype:
             mend="start from the model in float32, float16 or bfloat16; qcompiler does the quantization",
         )
     return _DTYPES[dtype]
+
+
+def onnx_dtype_of(dtype: torch.dtype) -> int:
+    """The number of the ONNX element type of a tensor during import."""
+    return next(known.value for known, ours in _DTYPES.items() if ours == dtype)
 
 
 def torch_tensor(tensor: onnx_ir.TensorProtocol, where: str) -> torch.Tensor:
@@ -65,8 +80,14 @@ def torch_tensor(tensor: onnx_ir.TensorProtocol, where: str) -> torch.Tensor:
         ) from error
     if array.dtype in _WIDENED:
         array = array.astype(_WIDENED[array.dtype])
+    if tensor.dtype in _SUB_BYTE:
+        return _share(array.astype(np.int8 if dtype == torch.int8 else np.uint8))
+    if tensor.dtype is onnx_ir.DataType.FLOAT4E2M1:
+        return _share(array.astype(np.float32)).to(dtype)
     if dtype == torch.bfloat16:
         return _share(array.view(np.int16)).view(torch.bfloat16)
+    if dtype.itemsize == 1 and dtype.is_floating_point:
+        return _share(array.view(np.uint8)).view(dtype)
     return _share(array)
 
 

@@ -1,4 +1,4 @@
-"""ONNX operators that slide a window: convolutions and pools, and the padding they share."""
+"""ONNX operators that slide a window: convolutions, and the padding that pools share with them."""
 
 from __future__ import annotations
 
@@ -67,14 +67,18 @@ def pad_spatial(ctx: OpContext, x: Node, begin: list[int], end: list[int], value
 
 def convolution(ctx: OpContext) -> Result:
     """Conv; uneven padding becomes a pad in front."""
-    x, weight = ctx.tensor(0), ctx.tensor(1)
+    return convolve(ctx, ctx.tensor(0), ctx.tensor(1), ctx.optional(2))
+
+
+def convolve(ctx: OpContext, x: Node, weight: Node, bias: Node | None) -> Node:
+    """A convolution with the window of the node."""
     kernel = [ctx.static(dim, "the kernel") for dim in ctx.shape(weight)[2:]]
     window = window_of(ctx, ctx.shape(x)[2:], kernel)
     padding = window.begin
     if not window.symmetric:
         x, padding = pad_spatial(ctx, x, window.begin, window.end, 0.0), [0] * window.rank
     op = f"aten.conv{window.rank}d"
-    return ctx.call(op, x, weight, ctx.optional(2), window.stride, padding, window.dilation, ctx.integer("group", 1))
+    return ctx.call(op, x, weight, bias, window.stride, padding, window.dilation, ctx.integer("group", 1))
 
 
 def transposed_convolution(ctx: OpContext) -> Result:
@@ -82,65 +86,41 @@ def transposed_convolution(ctx: OpContext) -> Result:
     x, weight = ctx.tensor(0), ctx.tensor(1)
     kernel = [ctx.static(dim, "the kernel") for dim in ctx.shape(weight)[2:]]
     rank = len(kernel)
-    if ctx.word("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise ctx.refuse("auto_pad is not supported", mend="export the model with explicit pads")
-    window = window_of(ctx, ctx.shape(x)[2:], kernel)
-    extra = ctx.integers("output_padding") or [0] * rank
-    if ctx.integers("output_shape"):
-        raise ctx.refuse("output_shape is not supported", mend="export the model with explicit pads and output_padding")
-    groups = ctx.integer("group", 1)
+    window, extra = _transposed_window(ctx, ctx.shape(x)[2:], kernel)
     op = "aten.conv_transpose1d" if rank == 1 else f"aten.conv_transpose{rank}d.input"
     padding = window.begin if window.symmetric else [0] * rank
+    groups = ctx.integer("group", 1)
     result = ctx.call(op, x, weight, ctx.optional(2), window.stride, padding, extra, groups, window.dilation)
     if window.symmetric:
         return result
     return pad_spatial(ctx, result, [-size for size in window.begin], [-size for size in window.end], 0.0)
 
 
-def max_pool(ctx: OpContext) -> Result:
-    """MaxPool without indices."""
-    x = ctx.tensor(0)
-    kernel = ctx.integers("kernel_shape") or []
-    window = window_of(ctx, ctx.shape(x)[2:], kernel)
-    padding = window.begin
-    if not window.symmetric or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
-        x, padding = pad_spatial(ctx, x, window.begin, window.end, float("-inf")), [0] * window.rank
-    ceil_mode = bool(ctx.integer("ceil_mode", 0))
-    return ctx.call(f"aten.max_pool{window.rank}d", x, kernel, window.stride, padding, window.dilation, ceil_mode)
+def _transposed_window(ctx: OpContext, spatial: tuple[Dim, ...], kernel: list[int]) -> tuple[Window, list[int]]:
+    """The window and the output padding, both as stated or as the wanted output shape asks for."""
+    rank = len(kernel)
+    stride = ctx.integers("strides") or [1] * rank
+    dilation = ctx.integers("dilations") or [1] * rank
+    extra = ctx.integers("output_padding") or [0] * rank
+    mode = ctx.word("auto_pad", "NOTSET")
+    wanted = ctx.integers("output_shape")
+    if wanted is None and not mode.startswith("SAME"):
+        pads = ctx.integers("pads") or [0] * (2 * rank)
+        pads = [0] * (2 * rank) if mode == "VALID" else pads
+        return Window(kernel, stride, dilation, pads[:rank], pads[rank:]), extra
+    begin, end = [0] * rank, [0] * rank
+    for axis in range(rank):
+        reach, step = (kernel[axis] - 1) * dilation[axis] + 1, stride[axis]
+        if wanted is None:
+            surplus = reach - step + extra[axis]
+        else:
+            size = ctx.static(spatial[axis], "an axis with a wanted output shape")
+            surplus = step * (size - 1) + extra[axis] + reach - wanted[-rank:][axis]
+        if surplus < 0:
+            extra, surplus = [*extra[:axis], extra[axis] - surplus, *extra[axis + 1 :]], 0
+        small, large = surplus // 2, surplus - surplus // 2
+        begin[axis], end[axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    return Window(kernel, stride, dilation, begin, end), extra
 
 
-def average_pool(ctx: OpContext) -> Result:
-    """AveragePool."""
-    x = ctx.tensor(0)
-    kernel = ctx.integers("kernel_shape") or []
-    window = window_of(ctx, ctx.shape(x)[2:], kernel)
-    counted = bool(ctx.integer("count_include_pad", 0))
-    padding = window.begin
-    if any(step != 1 for step in window.dilation):
-        raise ctx.refuse("dilations are not supported")
-    if not window.symmetric or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
-        if not counted:
-            raise ctx.refuse("uneven padding that is not counted is not supported")
-        x, padding = pad_spatial(ctx, x, window.begin, window.end, 0.0), [0] * window.rank
-    ceil_mode = bool(ctx.integer("ceil_mode", 0))
-    return ctx.call(f"aten.avg_pool{window.rank}d", x, kernel, window.stride, padding, ceil_mode, counted)
-
-
-def global_pool(op: str) -> Operator:
-    """A reduction over all spatial axes that keeps them."""
-
-    def emit(ctx: OpContext) -> Result:
-        x = ctx.tensor(0)
-        return ctx.call(op, x, list(range(2, ctx.rank(x))), True)
-
-    return emit
-
-
-WINDOW: dict[str, Operator] = {
-    "AveragePool": average_pool,
-    "Conv": convolution,
-    "ConvTranspose": transposed_convolution,
-    "GlobalAveragePool": global_pool("aten.mean.dim"),
-    "GlobalMaxPool": global_pool("aten.amax"),
-    "MaxPool": max_pool,
-}
+WINDOW: dict[str, Operator] = {"Conv": convolution, "ConvTranspose": transposed_convolution}

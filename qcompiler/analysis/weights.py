@@ -1,4 +1,4 @@
-"""Operators with weights as the calibration methods see them: the float weight, and the axes it mixes."""
+"""Operators with weights: the float weight, and the axes it mixes."""
 
 from __future__ import annotations
 
