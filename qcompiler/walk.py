@@ -37,8 +37,12 @@ class Walk:
         self.streams = tuple(streams)
         self._order = [node for node in program.graph.nodes if node.op != "output"]
         self._index = {node: index for index, node in enumerate(program.graph.nodes)}
-        self._last = {node: max((self._index[user] for user in node.users), default=-1) for node in self._order}
         self._constant = _constant_nodes(self._order)
+        self._last: dict[Node, int] = {}
+        for node in reversed(self._order):
+            # A constant is computed when it is read, so that what it is made of must last as long as itself.
+            uses = (self._last[user] if user in self._constant else self._index[user] for user in node.users)
+            self._last[node] = max(uses, default=-1)
         self._front = 0
         self._settled: dict[Node, Tensor] = {}
         self._constants: dict[Stream, dict[Node, object]] = {stream: {} for stream in self.streams}

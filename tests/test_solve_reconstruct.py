@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import qcompiler
 from qcompiler.compiler import Job, prepare, run_job
 from qcompiler.errors import PassError, SpecError
 from qcompiler.formats import parse_format
@@ -575,3 +576,16 @@ def test_edges_get_a_scheme_of_their_own() -> None:
     assert bits == [[8, 8], [4, 4], [4, 4], [8, 8]]
     with pytest.raises(SpecError, match="unknown scheme 'luck'"):
         solved(model, data, "w4a4", edges="luck")
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16g32"])
+def test_a_weight_in_another_format_never_reaches_a_kernel_that_was_chosen_for_the_assigned_one(scheme: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    data = [torch.randn(8, 32) for _ in range(2)]
+    recipe = Recipe.of("t", [f"assign{{scheme={scheme}}}", "apply_plan", "calibrate", "nupes{iterations=0}"])
+    simulated = qcompiler.compile(model, "simulation", calibration=data, recipe=recipe)
+    assert simulated.report.sqnr_db is not None
+    assert simulated.report.sqnr_db > 15
+    with pytest.raises(qcompiler.errors.UnsupportedError, match="pow"):
+        qcompiler.compile(model, "onnxruntime", calibration=data, recipe=recipe)

@@ -150,3 +150,21 @@ def test_two_streams_side_by_side_are_still_cut() -> None:
     sizes = [len(segment.sites) for segment in segments(program, linears(program))]
     assert sum(sizes) == 40
     assert max(sizes) <= 16
+
+
+def test_a_settled_weight_lasts_until_what_is_made_of_it_was_read() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)).eval()
+    recipe = Recipe.of("t", ["assign{scheme=w4a16}", "apply_plan"])
+    program = run_job(prepare(model, "simulation", inputs=(torch.randn(6, 6),), recipe=recipe))[1]
+    first, second = linears(program)
+    weight, source = program.bind(first)["weight"], second.all_input_nodes[0]
+    assert isinstance(weight, Node)
+    turned = program.before(first).call("aten.flip", weight, [0])
+    added = program.before(second).call("aten.add.Tensor", source, turned)
+    program.redirect(second, source, added)
+    walk = Walk(program, [[torch.randn(6, 6)]], ("quantized",))
+    walk.to(first)
+    walk.settle(weight, torch.full((6, 6), 2.0))
+    walk.to(added)
+    assert torch.equal(walk.values(turned, "quantized")[0], torch.full((6, 6), 2.0))

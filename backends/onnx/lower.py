@@ -64,7 +64,8 @@ class _Lowering:
         """Puts a kernel call in the place of an operator and of the quantizer behind it."""
         if assigned.kernel not in self.kernels:
             self.refuse(node, f"the target has no kernel '{assigned.kernel}'")
-        operands = {name: self.operands(node, name, value) for name, value in self.given(node, assigned).items()}
+        given = self.given(node, assigned)
+        operands = {name: self.operands(node, name, value, assigned.inputs[name]) for name, value in given.items()}
         attributes: dict[str, Argument] = {"op": self.program.op(node)}
         last, chain = node, []
         if assigned.result is not None:
@@ -91,14 +92,16 @@ class _Lowering:
         bound = self.program.bind(node)
         return {name: bound[name] for name in assigned.inputs}
 
-    def operands(self, node: Node, name: str, value: Argument) -> Argument:
+    def operands(self, node: Node, name: str, value: Argument, asked: QuantSpec) -> Argument:
         """`[codes, scale, zero point]` of a dequantized argument, a list of them for a list of tensors."""
         if isinstance(value, list | tuple):
-            return [self.operands(node, name, item) for item in value]
+            return [self.operands(node, name, item, asked) for item in value]
         if not isinstance(value, Node) or value.target is not ops.dequantize:
             self.refuse(node, f"its argument '{name}' is not dequantized")
         bound = self.program.bind(value)
-        codes, scale, zero_point = bound["codes"], bound["scale"], bound["zero_point"]
+        codes, scale, zero_point, spec = bound["codes"], bound["scale"], bound["zero_point"], bound["spec"]
+        if not isinstance(spec, QuantSpec) or spec.format != asked.format:
+            self.refuse(node, f"its argument '{name}' holds {spec}, the kernel was chosen for {asked}")
         if not isinstance(codes, Node) or not isinstance(scale, Node):
             self.refuse(node, f"its argument '{name}' has scales of scales")
         return [codes, scale, zero_point if isinstance(zero_point, Node) else None]

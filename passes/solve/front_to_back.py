@@ -169,7 +169,7 @@ def settle(
     dtype = program.tensor_type(site.param).dtype
     value = geometry.weight(found.value()).to(dtype)
     if not isinstance(found, Codes) or found.spec != reader.spec:
-        return value, lambda program, step: _put_expression(program, site, geometry, found, step)
+        return value, lambda program, step: put_expression(program, site, found, step, geometry)
     shapes = _scale_shapes(site.spec, value)
     scales = tuple(scale.reshape(shape) for scale, shape in zip(found.scales, shapes, strict=True))
     zero_point = None if found.zero_point is None else found.zero_point.reshape(shapes[0])
@@ -208,14 +208,24 @@ def _put(
     put_codes(program, site, codes, step)
 
 
-def _put_expression(program: Program, site: Site, geometry: Geometry, found: Expression, step: str) -> None:
-    """Replaces a weight's quantize and dequantize nodes by those of an expression."""
+def put_expression(
+    program: Program, site: Site, found: Expression, step: str, geometry: Geometry | None = None
+) -> None:
+    """Replaces a weight's quantize and dequantize nodes by those of an expression, which no kernel reads.
+
+    Args:
+        program: edited.
+        site: the weight.
+        found: what it became.
+        step: name of the pass.
+        geometry: how the expression is a matrix of the weight; None when it has the weight's own shape.
+    """
     readers = dequantizers(site)
     builder = program.before(readers[0], step)
-    name = str(site.param.target)
     type_ = program.tensor_type(site.param)
-    shape = tuple(int(str(size)) for size in type_.shape)
-    node = _shaped(builder, found.build(builder, name), shape, geometry)
+    node = found.build(builder, str(site.param.target))
+    if geometry is not None:
+        node = _shaped(builder, node, tuple(int(str(size)) for size in type_.shape), geometry)
     dtype = type_.dtype
     if dtype != torch.float32:
         node = builder.call("aten._to_copy", node, kwargs={"dtype": dtype})

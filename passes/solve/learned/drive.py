@@ -14,7 +14,14 @@ from qcompiler.errors import SpecError
 from qcompiler.ir.program import Node, Program
 from qcompiler.passes.solve.driver import Site, Solved, finite_weight, put_codes, set_ranges, weight_sites
 from qcompiler.passes.solve.expression import Codes
-from qcompiler.passes.solve.front_to_back import Reader, dequantizers, readers_of, settle, share_ranges
+from qcompiler.passes.solve.front_to_back import (
+    Reader,
+    dequantizers,
+    put_expression,
+    readers_of,
+    settle,
+    share_ranges,
+)
 from qcompiler.passes.solve.learned.examples import examples, weigh_channels
 from qcompiler.passes.solve.learned.units import Unit, channel_axis, layer_units, learnable, segment_units
 from qcompiler.passes.solve.learned.variables import Bias, Quantized, StepSize, WeightVariable
@@ -286,7 +293,8 @@ def _install(program: Program, state: _Progress, step: str) -> None:
     for reader, (solved, spec) in state.done.items():
         dtype = program.tensor_type(reader.site.param).dtype
         if spec != reader.site.spec:
-            _install_other(program, reader, solved, spec, step)
+            parts = Codes(spec, solved.codes.float(), solved.scale, solved.zero_point)
+            put_expression(program, reader.site, parts, step)
             continue
         zero_point = torch.zeros(()) if solved.zero_point is None else solved.zero_point
         set_qparams(program, reader.site.qparams, solved.scale, zero_point)
@@ -296,18 +304,3 @@ def _install(program: Program, state: _Progress, step: str) -> None:
     for qparams, size in state.steps.items():
         for node in qparams.scales:
             program.set_param(node, size.hard())
-
-
-def _install_other(program: Program, reader: Reader, solved: Solved, spec: QuantSpec, step: str) -> None:
-    """Codes of another spec than the one that was assigned: new nodes in place of the old pair."""
-    pairs = dequantizers(reader.site)
-    builder = program.before(pairs[0], step)
-    node = Codes(spec, solved.codes.float(), solved.scale, solved.zero_point).build(
-        builder, str(reader.site.param.target)
-    )
-    dtype = program.tensor_type(reader.site.param).dtype
-    if dtype != torch.float32:
-        node = builder.call("aten._to_copy", node, kwargs={"dtype": dtype})
-    for pair in pairs:
-        program.replace(pair, node)
-    program.erase_dead()
