@@ -18,6 +18,7 @@ import qcompiler
 from qcompiler.compiler import Job, prepare, run_job
 from qcompiler.errors import PassError, SpecError
 from qcompiler.formats import parse_format
+from qcompiler.formats.search import golden_section
 from qcompiler.ir import ops
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.parse import parse_program
@@ -40,7 +41,7 @@ from qcompiler.passes.solve.learned import (
 from qcompiler.passes.solve.learned.drive import fisher, learn
 from qcompiler.passes.solve.learned.examples import Batches, Rows, examples, weigh_channels
 from qcompiler.passes.solve.learned.norm_reestimation import Moments, spread_ratio
-from qcompiler.passes.solve.learned.nupes import PowerCodes, best_exponent, golden_section
+from qcompiler.passes.solve.learned.nupes import PowerCodes, best_exponent
 from qcompiler.passes.solve.learned.units import layer_units, learnable, segment_units
 from qcompiler.passes.solve.learned.variables import (
     Quantized,

@@ -6,7 +6,7 @@ real-valued bias b is the scale 2^-b); Yvinec et al. 2023, "NUPES" (the exponent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from qcompiler.errors import SpecError
 from qcompiler.formats import Format, MiniFloat, minifloat, power
 
+_GOLDEN = (5**0.5 - 1) / 2
 # Shares of the largest magnitude at which a row may be clipped; 1 is among them.
 CLIPS: tuple[float, ...] = tuple(0.3 + 0.02 * step for step in range(46))
 
@@ -91,18 +92,31 @@ def best_power(samples: Tensor, bits: int, weight: Tensor | None = None, rounds:
 
     Shapes as `best_scale`; the scale is found for every exponent. Raises SpecError outside 2 to 8 bits.
     """
-    golden = (5**0.5 - 1) / 2
-    low, high = 0.2, 1.2
     tried: dict[float, Choice] = {}
 
     def error(exponent: float) -> float:
+        # Names stay short: three digits are finer than the error can tell.
+        exponent = round(exponent, 3)
         if exponent not in tried:
             tried[exponent] = best_format(samples, [power(bits, exponent)], weight)
         return float(tried[exponent].error.sum())
 
     error(1.0)
-    for _ in range(rounds):
-        # Names stay short: three digits are finer than the error can tell.
-        inner, outer = round(high - golden * (high - low), 3), round(low + golden * (high - low), 3)
-        low, high = (low, outer) if error(inner) <= error(outer) else (inner, high)
+    golden_section(error, 0.2, 1.2, rounds)
     return min(tried.values(), key=lambda choice: float(choice.error.sum()))
+
+
+def golden_section(error: Callable[[float], float], low: float, high: float, rounds: int = 20) -> float:
+    """The place of the least value of a function with one valley; 20 rounds find it to within 0.0001 of the range."""
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = error(left), error(right)
+    for _ in range(rounds):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = error(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = error(right)
+    return (low + high) / 2

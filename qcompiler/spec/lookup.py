@@ -173,15 +173,22 @@ def _nearest_vectors(vectors: Tensor, entries: Tensor, importance: Tensor | None
     """Shapes: vectors, importance [..., d], entries [K, d] -> [...] int64."""
     rows = vectors.reshape(-1, vectors.shape[-1])
     weights = None if importance is None else importance.reshape(rows.shape)
-    squares, doubled = entries.square(), -2 * entries.T
-    found = torch.empty(rows.shape[0], dtype=torch.int64, device=rows.device)
+    found = [part.argmin(-1) for part in relative_distances(rows, entries, weights)]
+    return torch.cat(found).reshape(vectors.shape[:-1])
+
+
+def relative_distances(rows: Tensor, entries: Tensor, importance: Tensor | None = None) -> Iterator[Tensor]:
+    """Squared distance of every row to every entry, less the square of the row itself, which all entries share.
+
+    Shapes: rows, importance [N, d], entries [K, d] -> parts [some rows, K], in order.
+    """
+    squares = entries.square()
     step = max(1, _DISTANCES // entries.shape[0])
-    for start in range(0, rows.shape[0], step):
-        part = slice(start, start + step)
-        # The square of the vector itself is the same for every entry.
-        if weights is None:
-            distance = torch.addmm(squares.sum(1), rows[part], doubled)
-        else:
-            distance = torch.addmm(weights[part] @ squares.T, weights[part] * rows[part], doubled)
-        found[part] = distance.argmin(-1)
-    return found.reshape(vectors.shape[:-1])
+    if importance is None:
+        constant, turned = squares.sum(1), entries.T.contiguous()
+        for part in rows.split(step):
+            yield torch.addmm(constant, part, turned, alpha=-2)
+        return
+    both = torch.cat([-2 * entries, squares], 1).T.contiguous()
+    for part, cost in zip(rows.split(step), importance.split(step), strict=True):
+        yield torch.cat([cost * part, cost], 1) @ both

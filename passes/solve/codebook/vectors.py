@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +13,8 @@ from qcompiler.passes.solve.expression import Columns, Expression, Lookup, Scale
 from qcompiler.passes.solve.layers import Layer
 from qcompiler.passes.solve.lowbit.blocks import damped
 from qcompiler.passes.solve.lowbit.planes import halves, rounded
+from qcompiler.spec.lookup import relative_distances
 
-_CHUNK = 1 << 14
 _SEEDING = 16
 _DRIFT = 2.0
 _LARGEST_TABLE = 1 << 16
@@ -156,29 +155,16 @@ def kmeans(
 
 def nearest(vectors: Tensor, table: Tensor, costs: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Index of the nearest entry of each vector, and its cost: int64 [count], [count]."""
-    found = [part.min(1) for part in _relative(vectors, table, costs)]
+    found = [part.min(1) for part in relative_distances(vectors, table, costs)]
     constant = (vectors.square() if costs is None else costs * vectors.square()).sum(1)
     return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found]) + constant
 
 
 def nearest_few(vectors: Tensor, table: Tensor, costs: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """The nearest entries of each vector, nearest first, and their costs: int64 [vectors, count], [vectors, count]."""
-    found = [part.topk(count, 1, largest=False) for part in _relative(vectors, table, costs)]
+    found = [part.topk(count, 1, largest=False) for part in relative_distances(vectors, table, costs)]
     constant = (vectors.square() if costs is None else costs * vectors.square()).sum(1, keepdim=True)
     return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found]) + constant
-
-
-def _relative(vectors: Tensor, table: Tensor, costs: Tensor | None) -> Iterator[Tensor]:
-    """Cost of each entry in place of each vector less what all entries share, [some vectors, entries]."""
-    squares = table.square()
-    if costs is None:
-        constant, turned = squares.sum(1), table.T.contiguous()
-        for part in vectors.split(_CHUNK):
-            yield torch.addmm(constant, part, turned, alpha=-2)
-        return
-    both = torch.cat([-2 * table, squares], 1).T.contiguous()
-    for part, cost in zip(vectors.split(_CHUNK), costs.split(_CHUNK), strict=True):
-        yield torch.cat([cost * part, cost], 1) @ both
 
 
 def centers(vectors: Tensor, indices: Tensor, table: Tensor, costs: Tensor | None = None) -> Tensor:

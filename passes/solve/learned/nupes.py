@@ -12,8 +12,7 @@ Source    Yvinec et al. 2023, "NUPES: Non-Uniform Post-Training Quantization via
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from qcompiler.errors import SpecError
 from qcompiler.formats.companded import power
+from qcompiler.formats.search import golden_section
 from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.solve.driver import Solved
 from qcompiler.passes.solve.learned.drive import Plan, UnitName, learn
@@ -39,8 +39,6 @@ from qcompiler.spec import (
 )
 
 _SEARCHED, _LEARNED = (0.2, 1.2), (0.2, 1.5)
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_SECTIONS = 20
 _DIGITS = 4
 
 
@@ -173,19 +171,3 @@ def best_exponent(weight: Tensor, spec: QuantSpec) -> float:
         return float((real - weight).square().sum())
 
     return golden_section(error, *_SEARCHED)
-
-
-def golden_section(error: Callable[[float], float], low: float, high: float) -> float:
-    """The place of the least value of a function with one valley, to within 0.0001 of the range."""
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = error(left), error(right)
-    for _ in range(_SECTIONS):
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = error(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = error(right)
-    return (low + high) / 2
