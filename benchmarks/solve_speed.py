@@ -1,11 +1,11 @@
-"""Time of solving one layer from a given second moment, beside llm-compressor's GPTQ on the CPU.
+"""Time of solving one layer from a given second moment, beside the GPTQ of llm-compressor and GPTQModel on the CPU.
 
     python -m benchmarks.solve_speed [--columns 4096] [--rounds 3]
 
 4-bit asymmetric weights in groups of 128, static scales that both are given, no act-order, float32, one thread; in
 turns in one process, CPU time. The figure is the median over rounds of the ratio within the round. Ours is measured
-with and without its guard against layers that come out worse than nearest, which the peer does not have. Where
-llm-compressor is not installed, only ours is measured.
+with and without its guard against layers that come out worse than nearest, which the peers do not have. GPTQModel
+finds its own ranges, which is part of its time. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def ours(guard: bool, weight: Tensor, moment: Tensor, scale: Tensor, zero_point:
     return solve_layer(layer, prepare(inputs, switches), switches).value()
 
 
-def peer(weight: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def llm_compressor(weight: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Solves by llm-compressor, which overwrites what it is given."""
     from compressed_tensors.quantization import QuantizationArgs  # pyright: ignore[reportMissingImports]
     from llmcompressor.modifiers.gptq.gptq_quantize import (  # pyright: ignore[reportMissingImports]
@@ -55,6 +55,28 @@ def peer(weight: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor) -> T
 
     args = QuantizationArgs(num_bits=4, symmetric=False, strategy="group", group_size=GROUP)
     return quantize_weight(weight[None], moment[None], scale[None], zero_point[None].to(torch.int8), None, args)[0][0]
+
+
+def gptqmodel(weight: Tensor, moment: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Solves by GPTQModel, which overwrites the moment and finds the ranges of its groups itself."""
+    from gptqmodel.quantization.config import QuantizeConfig  # pyright: ignore[reportMissingImports]
+    from gptqmodel.quantization.gptq import GPTQ  # pyright: ignore[reportMissingImports]
+
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data = weight
+    config = QuantizeConfig(
+        bits=4,
+        group_size=GROUP,
+        sym=False,
+        desc_act=False,
+        act_group_aware=False,
+        static_groups=True,
+        damp_percent=0.01,
+    )
+    solver = GPTQ(layer, config)
+    solver.quantizer.configure(perchannel=True)
+    solver.H, solver.nsamples = moment, weight.shape[1]
+    return solver.quantize()[0].float()
 
 
 def problem(columns: int) -> tuple[Tensor, Tensor]:
@@ -101,8 +123,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     solvers: dict[str, Solve] = {"qcompiler": partial(ours, False), "qcompiler, guarded": partial(ours, True)}
-    if importlib.util.find_spec("llmcompressor"):
-        solvers["llm-compressor"] = peer
+    peers: dict[str, Solve] = {"gptqmodel": gptqmodel, "llmcompressor": llm_compressor}
+    solvers |= {name: solve for name, solve in peers.items() if importlib.util.find_spec(name)}
     rows = measure(solvers, options.columns, options.rounds)
     print_table(rows)
     print(write_results("solve_speed", rows, "one layer from a given second moment, one thread, CPU seconds"))

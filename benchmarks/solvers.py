@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.models import Case, code_lm, stories
 from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import QCompilerError
+from qcompiler.ir import ops
 from qcompiler.ir.interp import run
 from qcompiler.ir.program import Program
 from qcompiler.passes.recipes import Recipe, catalogue
 from qcompiler.pipeline import Context, parse_pass
+from qcompiler.spec import bits_per_element
 
 METHODS = {
     "nearest": "nearest",
@@ -40,6 +43,19 @@ METHODS = {
     "RSQ": "rsq",
     "SliM": "slim",
     "GWQ": "gwq",
+    "AdaRound": "adaround",
+    "k-means VQ": "kmeans_vq",
+    "ViM-VQ": "vimvq",
+    "SSVQ": "ssvq",
+    "MVQ": "mvq",
+    "VQ4ALL": "vq4all",
+    "JLCM": "jlcm",
+    "BiLLM": "billm",
+    "PTQ1.61": "ptq161",
+    "PT2-LLM": "pt2llm",
+    "DB-LLM": "dbllm",
+    "Quant-dLLM": "quant_dllm",
+    "IR-QLoRA": "ir_qlora",
 }
 
 
@@ -87,6 +103,7 @@ def measure(case: Case, bed: Bed, bits: int, methods: list[str], wanted: float) 
             "model": case.name,
             "scheme": scheme,
             "method": method,
+            "bits": average_bits(solved),
             "perplexity": perplexity,
             "float": wanted,
             "gap": perplexity - wanted,
@@ -96,6 +113,23 @@ def measure(case: Case, bed: Bed, bits: int, methods: list[str], wanted: float) 
         rows.append(row)
         print(row, flush=True)
     return rows
+
+
+def average_bits(program: Program) -> float:
+    """Storage per weight of the linear layers, with scales, masks, tables and branches."""
+    bits, count = 0.0, 0
+    for node in program.nodes:
+        if program.op(node) != "aten.linear":
+            continue
+        weight = program.bind(node)["weight"]
+        elements = math.prod(int(str(size)) for size in program.shape(weight))
+        parts = node.meta.get("decomposition")
+        if parts is None and weight.target is not ops.dequantize:
+            continue
+        spec = None if parts else program.bind(weight)["spec"]
+        bits += elements * (parts.bits if parts else bits_per_element(spec, program.shape(weight)))
+        count += elements
+    return bits / count
 
 
 def main() -> None:

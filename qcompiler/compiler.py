@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,24 +19,25 @@ from qcompiler.artifact import Artifact, building, check_output, open_artifact, 
 from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.budget import Budget
-from qcompiler.data import Batches, as_samples, calibration_batches, first_call, flat_batch, load_npz, sample_inputs
+from qcompiler.data import Batches, calibration_batches, example_from, flat_batch, sample_inputs
 from qcompiler.errors import AuditError, InputError, PassError
 from qcompiler.ir.interp import run
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
-from qcompiler.passes.allocate import Assign, UsePlan
+from qcompiler.passes.allocate import Assign, MixedPrecision, UsePlan
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
 from qcompiler.pipeline import Context, Options, Pass, Step, parse_pass, peak_bytes, run_passes
 from qcompiler.plan import Plan, plan_of
 from qcompiler.report import Report
 from qcompiler.stats import Batch
-from qcompiler.summary import first_rows, summarize
+from qcompiler.summary import first_rows, parameter_bytes, summarize
 from qcompiler.target import Backend, Foresees, Runner, Target
 from qcompiler.targets import load_target
 from qcompiler.tracer import Dynamic, trace, trace_sample
 
 CHECKED_ROWS = 2
+_Named = TypeVar("_Named", str, str | Path | Recipe)
 
 
 def backends() -> Mapping[str, Backend]:
@@ -102,8 +104,10 @@ def compile(
             both; when None the first calibration sample serves. ONNX models need none.
         calibration: an iterable of such inputs (a DataLoader too), or the path of an `.npz` file. Needed by recipes
             with static activations; never replaced by random data.
-        recipe: name, YAML path or Recipe; `auto` is `w8a8` with calibration data and `w8a8_dynamic` without.
-        budget: what the artefact may cost; a compilation that exceeds it is an error that says by how much.
+        recipe: name, YAML path or Recipe; `auto` is `w8a8` with calibration data and `w8a8_dynamic` without, and
+            `mixed` under a budget of more than a size.
+        budget: what the artefact may cost. A recipe with the pass `mixed_precision` allocates under it; whatever the
+            recipe, a compilation that exceeds it is an error that says by how much.
         plan: a plan, or the path of one, to replay instead of allocating anew.
         evaluate: task metric: called with the float model and with the artefact (both are called like the model),
             returns one number for the report.
@@ -126,7 +130,8 @@ def compile(
     """
     if output is not None:
         check_output(Path(output))
-    job = prepare(model, target, inputs, calibration, recipe, plan, dynamic, seed, weights=weights)
+    chosen = recipe_for(recipe, budget)
+    job = prepare(model, target, inputs, calibration, chosen, plan, dynamic, seed, weights=weights)
     return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict)
 
 
@@ -171,7 +176,7 @@ def prepare(
     chosen = load_recipe(_automatic(calibration, log) if recipe == "auto" else recipe)
     if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
         source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
-        inputs, calibration = _example_from(calibration)
+        inputs, calibration = example_from(calibration)
         program = trace_sample(model, inputs, dynamic, source, weights)
     else:
         program = trace(model, inputs, dynamic, weights)
@@ -180,6 +185,32 @@ def prepare(
     extra = [parse_pass(text, catalogue()) for text in device.passes]
     passes = (*CANONICAL, *extra, *(_replayed(pass_, plan) for pass_ in chosen.passes))
     return Job(program, device, passes, chosen, batches, example, seed, options or Options(), log)
+
+
+def recipe_for(recipe: _Named, budget: Budget | None) -> _Named | str:
+    """The recipe that `auto` means under a budget: one that allocates, when a size is not all that is limited."""
+    return "mixed" if recipe == "auto" and budget is not None and set(budget.words) - {"size"} else recipe
+
+
+def budgeted(job: Job, budget: Budget) -> Job:
+    """The job whose allocating passes know the budget.
+
+    Raises:
+        InputError: when the budget limits what only an allocation can keep, and the recipe has none.
+    """
+
+    def told(pass_: Pass) -> Pass:
+        return pass_.with_budget(budget) if isinstance(pass_, MixedPrecision | UsePlan) else pass_
+
+    allocates = any(isinstance(pass_, MixedPrecision | UsePlan) for pass_ in job.passes)
+    beyond = sorted(set(budget.words) - {"size", "max_drop"})
+    if beyond and not allocates:
+        raise InputError(
+            f"the recipe {job.recipe.name} allocates nothing, so that it cannot keep {beyond[0]}",
+            mend="use the recipe mixed, or one with the pass mixed_precision",
+        )
+    recipe = replace(job.recipe, passes=tuple(map(told, job.recipe.passes)))
+    return replace(job, passes=tuple(map(told, job.passes)), recipe=recipe)
 
 
 def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
@@ -201,18 +232,39 @@ def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
     return (kept[0] if kept else program), program, steps
 
 
-def _checked(job: Job) -> Job:
-    """The job, which stops as soon as the program is canonical when the target could not write it."""
+def _checked(job: Job, size: list[int]) -> Job:
+    """The job, which stops when the target cannot write the canonical program; `size` becomes its float bytes."""
     backend, show = job.target.backend, job.options.show
+    prepared = len(job.passes) - len(job.recipe.passes)
     seen: list[str] = []
 
     def look(step: Step, program: Program) -> None:
         if program.stage == Stage.CANONICAL and not seen and isinstance(backend, Foresees):
             seen.append(step.text)
             backend.check(program, job.target)
+        if step.number <= prepared:
+            size[:] = [parameter_bytes(program)]
         show(step, program)
 
     return replace(job, options=replace(job.options, show=look))
+
+
+def _noting(job: Job, notes: list[str]) -> Job:
+    """The job, which also keeps what its allocation says to the user; the report repeats it."""
+    log, show = job.log, job.options.show
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        log(line)
+
+    def look(step: Step, program: Program) -> None:
+        if step.text.partition("{")[0] == MixedPrecision.name:
+            notes.extend(said)
+        said.clear()
+        show(step, program)
+
+    return replace(job, log=say, options=replace(job.options, show=look))
 
 
 def build(
@@ -230,8 +282,11 @@ def build(
         check_output(Path(output), force)
     if budget is not None:
         _check_budget(budget)
+        job = budgeted(job, budget)
     backend = job.target.backend
-    canonical, quantized, steps = run_job(_checked(job))
+    notes: list[str] = []
+    size: list[int] = []
+    canonical, quantized, steps = run_job(_noting(_checked(job, size), notes))
     if quantized.stage != Stage.QUANTIZED:
         raise PassError(
             f"the recipe ends at stage {quantized.stage}, and only a quantized program can be lowered",
@@ -259,18 +314,20 @@ def build(
             runner,
             job.batches or [job.sample],
             _warnings(job),
+            *size,
         )
         if strict:
             _check_fallbacks(report)
         if budget is not None:
             budget.check(report.float_bytes, report.quantized_bytes)
+            budget.check_drop(report.sqnr_db)
         if evaluate is not None:
             report = replace(
                 report,
                 metric_float=_metric(evaluate, lambda *args, **kwargs: run(canonical, *args, **kwargs)),
                 metric_quantized=_metric(evaluate, Artifact.bare(canonical.signature, canonical, runner)),
             )
-        report = replace(report, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
+        report = replace(report, notes=tuple(notes), seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
         plan = plan_of(quantized, job.target.name, job.recipe.name)
         write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, files)
     job.options.progress("done", 1, 1)
@@ -282,7 +339,7 @@ def _check_budget(budget: object) -> None:
     """Refuses a size that cannot be read now, not after all the work."""
     if not isinstance(budget, Budget):
         raise InputError(f"budget is {budget!r}, not a Budget", mend='pass qcompiler.Budget(size="4x")')
-    budget.limit(0)
+    budget.check_words()
 
 
 def _automatic(calibration: object, log: Callable[[str], None]) -> str:
@@ -292,17 +349,8 @@ def _automatic(calibration: object, log: Callable[[str], None]) -> str:
     return "w8a8_dynamic"
 
 
-def _example_from(calibration: object) -> tuple[object, object]:
-    """Example inputs from the calibration data, and the data with nothing lost."""
-    if isinstance(calibration, str | Path):
-        arrays = load_npz(Path(calibration))
-        return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
-    samples = as_samples(calibration)
-    return first_call(samples[0]), samples
-
-
 def _replayed(pass_: Pass, plan: str | Path | Plan | None) -> Pass:
-    if plan is None or not isinstance(pass_, Assign):
+    if plan is None or not isinstance(pass_, Assign | MixedPrecision):
         return pass_
     return UsePlan(plan=plan) if isinstance(plan, Plan) else UsePlan(path=str(plan))
 

@@ -232,3 +232,12 @@ def _sample_mask(shape: list[int], generator: torch.Generator) -> torch.Tensor:
     if mask.dim() and mask.shape[-1] > 1:
         mask[..., 0], mask[..., -1] = True, False
     return mask
+
+
+def example_from(calibration: object) -> tuple[object, object]:
+    """Example inputs from the calibration data, and the data with nothing lost."""
+    if isinstance(calibration, str | Path):
+        arrays = load_npz(Path(calibration))
+        return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
+    samples = as_samples(calibration)
+    return first_call(samples[0]), samples

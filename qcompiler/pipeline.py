@@ -12,11 +12,13 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
+from qcompiler.certificate import certifies, write_certificate
 from qcompiler.data import sample_inputs
 from qcompiler.errors import PassError, QCompilerError, SpecError, VerifyError
 from qcompiler.ir.fill import is_absent
@@ -132,7 +134,7 @@ class Options:
         check: `each` compares before and after every Exact pass; `stretch` once per run of Exact passes, and looks for
             the guilty one when that fails; `off` trusts them.
         stop_after: last step to run, None for all.
-        dump_dir: folder for the numbered texts `NN-name.qir`.
+        dump_dir: folder for the numbered texts `NN-name.qir` and the proofs `NN-name.certificate` of changed bases.
         show: called with each finished step and the program after it.
         progress: called as a step works: its name, such as `3/14 calibrate`, samples done, samples in all
             (0 when the step counts nothing).
@@ -218,6 +220,7 @@ class _Runner:
             self.options.show(step, program)
             if self.options.dump_dir:
                 self.dump(number, pass_.name, program)
+                self.certify(f"{number:02d}-{pass_.name}", before, program)
         self.close(stretch, program)
         return program, self.steps
 
@@ -257,9 +260,7 @@ class _Runner:
         return after
 
     def context(self, stats: Stats, stage: str) -> Context:
-        def progress(done: int, total: int) -> None:
-            self.options.progress(stage, done, total)
-
+        progress = partial(self.options.progress, stage)
         return dataclasses.replace(
             self.ctx, stats=stats, batches=self.batches, progress=progress, reference=self.reference
         )
@@ -295,6 +296,10 @@ class _Runner:
     def dump(self, number: int, name: str, program: Program) -> None:
         if self.options.dump_dir:
             (self.options.dump_dir / f"{number:02d}-{name}.qir").write_text(str(program))
+
+    def certify(self, name: str, before: Program, after: Program) -> None:
+        if self.options.dump_dir and certifies(before, after):
+            write_certificate(before, after, self.sample, self.options.dump_dir / f"{name}.certificate")
 
 
 def difference(before: Program, after: Program, sample: Batch) -> float:

@@ -34,20 +34,22 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """That a solver turned an operator's weight into parts, which the graph puts together; no kernel reads them.
+    """That a solver turned what an operator reads into parts, which the graph puts together; no kernel reads them.
 
     Args:
         step: the solver.
         bits: storage per weight with everything that decoding needs.
+        told: why the operator runs in float, where it is not because its weight is in parts.
     """
 
     step: str
     bits: float
+    told: str = ""
 
     @property
     def reason(self) -> str:
         """Why the operator runs in float."""
-        return f"its weight is unpacked when it runs, from the parts that {self.step} found"
+        return self.told or f"its weight is unpacked when it runs, from the parts that {self.step} found"
 
 
 @dataclass(frozen=True)

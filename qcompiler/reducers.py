@@ -1,7 +1,7 @@
-"""What can be asked of a value in the statistics sweep: extremes, their moving average, and means.
+"""What can be asked of a value in the statistics sweep: extremes, their moving average, means, moments and samples.
 
-Every reducer is a frozen, hashable description; its accumulator holds a few numbers per block, never
-samples.
+Every reducer is a frozen, hashable description; its accumulator holds a few numbers per block or pair of
+channels, or a bounded number of samples.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qcompiler.errors import SpecError
 from qcompiler.spec import block_reduce
 from qcompiler.stats import Accumulator
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,87 @@ class _Mean:
         others = [axis for axis in range(value.dim()) if axis != self.axis]
         self.total = self.total + (value.detach().sum(others, dtype=torch.float64) if others else value.double())
         self.count += math.prod(value.shape[axis] for axis in others)
+
+    def result(self) -> Tensor:
+        return self.total / max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Reducer: a share of the samples, spread evenly and without a pattern over all batches.
+
+    Args:
+        axis: the channel axis.
+        limit: most samples to keep. With channels last a sample is a row of channels, otherwise one index of the first
+            axis with everything behind it.
+
+    Result: [rows, channels], or [samples, ...] in the value's own shape; its dtype.
+
+    Raises:
+        SpecError: when no samples are to be kept.
+    """
+
+    axis: int
+    limit: int = 256
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise SpecError(f"{self.limit} samples are none", mend="ask for 1 or more")
+
+    def start(self) -> Accumulator:
+        """A fresh accumulator."""
+        return _Samples(self.axis, self.limit)
+
+
+class _Samples:
+    def __init__(self, axis: int, limit: int) -> None:
+        self.axis, self.limit = axis, limit
+        self.kept: list[Tensor] = []
+        self.ranks = torch.zeros(0)
+        self.seen = 0
+
+    def update(self, value: Tensor) -> None:
+        rows = value.detach().reshape(-1, value.shape[-1]) if self.axis in (-1, value.dim() - 1) else value.detach()
+        # The fractional parts of multiples of the golden ratio: no period can hide in them.
+        ranks = (torch.arange(self.seen, self.seen + len(rows), dtype=torch.float64) * _GOLDEN).frac()
+        self.seen += len(rows)
+        ranks, order = torch.cat([self.ranks, ranks]).sort()
+        order, old = order[: self.limit], len(self.kept)
+        self.ranks = ranks[: self.limit]
+        self.kept = [self.kept[i] if i < old else rows[i - old].clone() for i in order.tolist()]
+
+    def result(self) -> Tensor:
+        return torch.stack(self.kept) if self.kept else torch.zeros(0)
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """Reducer: mean of `x x^T` over all rows of channels.
+
+    Args:
+        axis: the channel axis.
+
+    Result: float64 [channels, channels].
+    """
+
+    axis: int
+
+    def start(self) -> Accumulator:
+        """A fresh accumulator."""
+        return _SecondMoment(self.axis)
+
+
+class _SecondMoment:
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.count = 0
+
+    def update(self, value: Tensor) -> None:
+        rows = value.detach().movedim(self.axis, -1).flatten(0, -2)
+        # A batch is summed in its own precision: its rounding is far below the noise of a finite sample.
+        self.total = self.total + (rows.mT @ rows).double()
+        self.count += len(rows)
 
     def result(self) -> Tensor:
         return self.total / max(self.count, 1)

@@ -19,6 +19,7 @@ from qcompiler.measure import LayerError, limit_samples, measure_layers, output_
 from qcompiler.pipeline import Step
 from qcompiler.plan import Assignment, Decomposition
 from qcompiler.report import LayerReport, Report
+from qcompiler.report.symmetry import symmetry_report
 from qcompiler.spec import bits_per_element
 from qcompiler.stats import Batch
 from qcompiler.target import LayerAudit, Runner, Target
@@ -40,6 +41,7 @@ def summarize(
     runner: Runner,
     batches: Sequence[Batch],
     warnings: Sequence[str],
+    float_bytes: int,
 ) -> Report:
     """The report, without task metric and time.
 
@@ -55,6 +57,7 @@ def summarize(
         runner: runs them.
         batches: samples to measure on; a few are enough.
         warnings: what the user should know.
+        float_bytes: of the parameters before the recipe; branches and wider weights of transforms are not the model's.
     """
     samples = samples_to_measure(canonical, canonical.outputs, batches[0])
     few = list(limit_samples(canonical, batches, samples))
@@ -76,15 +79,24 @@ def summarize(
         recipe=recipe,
         layers=tuple(layers),
         sqnr_db=deployed_sqnr_db(references, runner, few),
-        float_bytes=sum(
-            tensor_bytes(each, node) for _, each in nested_programs(canonical) for node in each.param_nodes
-        ),
+        float_bytes=float_bytes,
         quantized_bytes=sum(path.stat().st_size for path in files),
         steps=tuple(steps),
         warnings=tuple(warnings),
+        symmetries=symmetry_report(canonical, quantized_layers(quantized)),
         seed=seed,
         versions=library_versions(),
     )
+
+
+def parameter_bytes(program: Program) -> int:
+    """Bytes of all parameters, those of regions included."""
+    return sum(tensor_bytes(each, node) for _, each in nested_programs(program) for node in each.param_nodes)
+
+
+def quantized_layers(program: Program) -> frozenset[str]:
+    """Names of the operators for which a format was chosen."""
+    return frozenset(node.name for node in program.nodes if isinstance(node.meta.get("assignment"), Assignment))
 
 
 def samples_to_measure(program: Program, nodes: Sequence[Node], batch: Batch) -> int:

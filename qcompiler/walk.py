@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Walk:
             self._last[node] = max(uses, default=-1)
         self._front = 0
         self._settled: dict[Node, Tensor] = {}
-        self._constants: dict[Stream, dict[Node, object]] = {stream: {} for stream in self.streams}
+        self._constants: dict[Stream, dict[Node, object]] = {stream: {} for stream in get_args(Stream)}
         self._batches: dict[Stream, list[dict[Node, object]]] = {stream: [] for stream in self.streams}
         for batch in batches:
             check_inputs(program, batch)
@@ -67,7 +68,7 @@ class Walk:
             for stream in self.streams:
                 for values in self._batches[stream]:
                     self._run(chunk, values, stream)
-                constants = self._constants[stream]
+            for constants in self._constants.values():
                 for node in [node for node in constants if self._last[node] < self._front]:
                     del constants[node]
         for node in [node for node in self._settled if self._last[node] < self._front]:
@@ -94,7 +95,7 @@ class Walk:
         Args:
             stop: first node that is not evaluated, None for the end.
             live: as `live` gave them, or changed.
-            stream: whether quantize and dequantize nodes act.
+            stream: whether quantize and dequantize nodes act; also one that is not carried along.
             given: values that stand in for nodes, such as weights under training; gradients flow through.
 
         Returns:

@@ -43,7 +43,7 @@ def write_program(program: Program, folder: Path) -> tuple[str, ...]:
     first_of: dict[tuple[str, str], str] = {}
     shared: dict[str, str] = {}
     for name, owner, node in nested_param_nodes(written):
-        type_, value = owner.tensor_type(node), owner.params[str(node.target)]
+        type_, value = owner.tensor_type(node), owner.rounded(node)
         if isinstance(value, Fill):
             if not value.at_hand:
                 continue

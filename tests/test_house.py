@@ -15,10 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMES = {"qcompiler": "qcompiler", "passes": "qcompiler.passes", "backends": "qcompiler.backends"}
-FAMILIES = ("canonical", "allocate", "lower", "calibrate", "solve")
+FAMILIES = ("canonical", "allocate", "transform", "lower", "calibrate", "solve")
 LONGEST_FILE = 400
 ARCHITECTURES = ("resnet", "mobilenet", "efficientnet", "llama", "mistral", "gemma", "qwen", "bert", "gpt", "whisper")
-METHODS_NAMED_LIKE_THEM = ("gptq", "gptaq")
+METHODS_NAMED_LIKE_THEM = ("gptq", "gptaq", "slicegpt")
 MARKS = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
 
 

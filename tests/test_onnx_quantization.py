@@ -95,7 +95,6 @@ def test_weights_are_stored_as_integers_and_turned_for_linear(text: str, as_para
     program = build(body, typed("s0", 3, 32), stage=Stage.QUANTIZED)
     model = write_model(program)
     x = torch.randn(2, 3, 32)
-    # Unoptimized: onnxruntime would quantize the activations of weight-only layers on its own account.
     torch.testing.assert_close(run_onnx(model, [x], optimized=False), evaluate(program, [x]), rtol=1e-5, atol=1e-5)
     big = [
         value.const_value
@@ -105,6 +104,29 @@ def test_weights_are_stored_as_integers_and_turned_for_linear(text: str, as_para
     assert [tensor.dtype.is_integer() for tensor in big] == [True]
     assert "Transpose" not in kinds(model)
     assert "QuantizeLinear" not in kinds(model)
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("leading", [(5,), ("s0", 3), ("s0", "s1", 2)], ids=["matrix", "rank 3", "rank 4"])
+@pytest.mark.parametrize("text", STORED_SPECS)
+def test_linears_over_dequantized_weights_keep_float_activations(
+    text: str, leading: tuple[int | str, ...], biased: bool
+) -> None:
+    spec = QuantSpec.parse(text)
+    weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(5))
+    scale, zero = choose_qparams(weight, spec)
+    assert isinstance(scale, torch.Tensor)
+    codes = ops.quantize(weight, scale, None if spec.symmetric else zero, spec)
+
+    def body(b: Builder, x: Node) -> Node:
+        stored = b.param("w", codes, TensorType(F32, (24, 64), spec))
+        qparams = [b.param("s", scale), None if spec.symmetric else b.param("z", zero), spec]
+        bias = [b.param("bias", torch.arange(24.0))] if biased else []
+        return b.call("aten.linear", x, b.call("qc.dequantize", stored, *qparams), *bias)
+
+    program = build(body, typed(*leading, 64), stage=Stage.QUANTIZED)
+    x = torch.randn(*(4 if isinstance(size, str) else size for size in leading), 64)
+    torch.testing.assert_close(run_onnx(write_model(program), [x]), evaluate(program, [x]), rtol=1e-5, atol=1e-5)
 
 
 def test_two_bit_weights_use_two_bits_where_the_operator_set_has_them() -> None:

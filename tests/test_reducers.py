@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.histogram import FINEST, Histogram, Histograms, spread_step
-from qcompiler.reducers import Extremes, Mean, MovingExtremes, split_blocks
+from qcompiler.reducers import Extremes, Mean, MovingExtremes, Samples, SecondMoment, split_blocks
 from qcompiler.spec import block_reduce
 from qcompiler.stats import Reducer
 
@@ -164,3 +164,28 @@ def test_reducers_are_values() -> None:
     reducers = [Extremes((-1,)), MovingExtremes((-1,)), Mean(1), Histograms((-1,)), Histograms((-1,), weights=(1.0,))]
     assert all(one != other for one, other in itertools.combinations(reducers, 2))
     assert len({*reducers, Extremes((-1,))}) == len(reducers)
+
+
+def test_samples_are_rows_of_all_batches() -> None:
+    batches = [noise(3, 10, 4, seed=seed) for seed in range(4)]
+    kept = reduced(Samples(2, limit=16), *batches)
+    assert kept.shape == (16, 4)
+    every = [batch.reshape(-1, 4) for batch in batches]
+    origins = {number for row in kept for number, rows in enumerate(every) if bool((rows == row).all(1).any())}
+    assert origins == {0, 1, 2, 3}
+    assert len(kept.unique(dim=0)) == 16
+
+
+def test_samples_of_images_stay_whole() -> None:
+    batches = [noise(6, 3, 2, 2, seed=seed) for seed in range(3)]
+    kept = reduced(Samples(1, limit=99), *batches).flatten(1)
+    assert {tuple(row) for row in kept.tolist()} == {tuple(row) for row in torch.cat(batches).flatten(1).tolist()}
+    assert reduced(Samples(1, limit=5), *batches).shape == (5, 3, 2, 2)
+
+
+@given(st.integers(0, 9), st.sampled_from([0, 1, 2]))
+@settings(deadline=None, max_examples=15)
+def test_second_moments_add_up(seed: int, axis: int) -> None:
+    batches = [noise(3, 4, 5, seed=seed + i).double() for i in range(2)]
+    rows = torch.cat([batch.movedim(axis, -1).flatten(0, 1) for batch in batches])
+    torch.testing.assert_close(reduced(SecondMoment(axis), *batches), rows.T @ rows / len(rows))

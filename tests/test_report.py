@@ -14,8 +14,10 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from rich.console import Console
 
 from qcompiler.errors import InputError
+from qcompiler.ir.parse import parse_program
 from qcompiler.pipeline import Step
 from qcompiler.report import LayerReport, Report, html
+from qcompiler.report.symmetry import GroupReport, SymmetryReport, symmetry_report
 from qcompiler.report.words import db_text, ratio_text, seconds_text, size_text
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -67,9 +69,31 @@ def make_report(layers: int = 12) -> Report:
             Step(3, "calibrate{method=mse}", 96, 6.5, 812_000_000),
         ),
         warnings=("the calibration data holds only 8 samples",),
+        symmetries=SymmetryReport(
+            rotations=1,
+            permutations=2,
+            scales=0,
+            largest=(GroupReport("s0", "orthogonal_keeping_mean", 64, 1, 3, 2, "linear"),),
+            refused={"an elementwise function": ("linear_2", "linear_3")},
+        ),
         seed=7,
         versions={"torch": "2.13.0", "onnxruntime": "1.31.0"},
     )
+
+
+MLP = """
+program @mlp stage=canonical {
+  input %x : f32[2,4]
+  param %up : f32[8,4] = normal(seed=1)
+  param %down : f32[6,8] = normal(seed=2)
+  param %head : f32[3,6] = normal(seed=3)
+  %first = aten.linear %x, %up, none : f32[2,8]
+  %gelu = aten.gelu %first : f32[2,8]
+  %second = aten.linear %gelu, %down, none : f32[2,6]
+  %last = aten.linear %second, %head, none : f32[2,3]
+  return %last
+}
+"""
 
 
 # -- data --------------------------------------------------------------------------------------------------------
@@ -88,6 +112,39 @@ def test_dict_holds_what_scripts_rely_on() -> None:
     assert data["layers"][3]["reason"].startswith("its weight")
     assert data["layers"][3].keys() >= {"name", "op", "requested", "realised", "sqnr_db", "bytes"}
     assert data["steps"][0]["error"] == 3.2e-15
+
+
+def test_symmetries_are_counted_and_told_where_they_end() -> None:
+    found = symmetry_report(parse_program(MLP), {"second", "last"})
+    assert found is not None
+    assert (found.rotations, found.permutations, found.scales) == (1, 1, 1)
+    assert [(group.action, group.size, group.where) for group in found.largest] == [
+        ("general", 6, "second"),
+        ("permutation", 8, "first"),
+        ("diagonal", 6, "second"),
+    ]
+    assert found.refused == {"an elementwise function": ("second",)}
+
+
+def test_symmetries_come_back() -> None:
+    data = json.loads(json.dumps(make_report().to_dict()))
+    assert data == make_report().to_dict()
+    assert Report.from_dict(data).symmetries == make_report().symmetries
+
+
+def test_a_report_without_symmetries_is_read() -> None:
+    data = make_report().to_dict()
+    del data["symmetries"]
+    assert Report.from_dict(data).symmetries is None
+
+
+def test_symmetries_are_one_line_and_a_section() -> None:
+    line = "1 rotation, 2 permutations, 0 scales; no rotation for free at 2 quantized layers"
+    assert line in str(make_report())
+    page = html(make_report())
+    assert line in page
+    assert "orthogonal keeping mean" in page
+    assert "<code>linear_2</code>" in page
 
 
 NAMES = st.text('a.<&"é', max_size=5)

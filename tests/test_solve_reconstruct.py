@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler.compiler import Job, prepare, run_job
 from qcompiler.errors import PassError, SpecError
+from qcompiler.examples import Batches, Rows, examples, weigh_channels
 from qcompiler.formats import parse_format
 from qcompiler.formats.search import golden_section
 from qcompiler.ir import ops
@@ -39,7 +40,6 @@ from qcompiler.passes.solve.learned import (
     Nupes,
 )
 from qcompiler.passes.solve.learned.drive import fisher, learn
-from qcompiler.passes.solve.learned.examples import Batches, Rows, examples, weigh_channels
 from qcompiler.passes.solve.learned.norm_reestimation import Moments, spread_ratio
 from qcompiler.passes.solve.learned.nupes import PowerCodes, best_exponent
 from qcompiler.passes.solve.learned.units import layer_units, learnable, segment_units
@@ -53,11 +53,11 @@ from qcompiler.passes.solve.learned.variables import (
     rectified_sigmoid,
 )
 from qcompiler.passes.solve.ranges import Search
-from qcompiler.passes.solve.reconstruct import Loss, Sample, Schedule, Trained, reconstruct, rounding_penalty
 from qcompiler.pipeline import Context, Pass
 from qcompiler.qparams import quantizers
 from qcompiler.spec import QuantSpec, choose_qparams, dequantize, quantize
 from qcompiler.stats import Request, collect
+from qcompiler.training import Loss, Sample, Schedule, Trained, reconstruct, rounding_penalty
 from qcompiler.walk import Walk
 
 INT3 = QuantSpec.parse("uint3 asym block=(1,-1) scale=f32")

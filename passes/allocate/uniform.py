@@ -82,7 +82,8 @@ class Assign:
                 where="; ".join(reasons[:5]) or "the model has no operator with weights that the target knows",
                 mend="choose another recipe; `qcompiler targets` lists what each target takes",
             )
-        ctx.log(f"{len(chosen)} operators as {self.scheme}, {sum('refusal' in n.meta for n in program.nodes)} refused")
+        refused = sum("refusal" in node.meta for node in program.nodes)
+        ctx.log(f"{len(chosen)} operators as {self._main_scheme().name}, {refused} refused")
         return program
 
     def _main_scheme(self) -> Scheme:

@@ -9,11 +9,16 @@ Source    own
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from qcompiler.errors import SpecError
+from qcompiler.budget import Budget
+from qcompiler.errors import InputError, SpecError, UnsupportedError
 from qcompiler.ir.program import Node, Program, Stage, all_nodes
+from qcompiler.passes.allocate.costs import COSTS
+from qcompiler.passes.allocate.peak_memory import RESOURCE as PEAK
+from qcompiler.passes.allocate.peak_memory import peak_memory
+from qcompiler.passes.allocate.problem import TOLERANCE, Option, Unit
 from qcompiler.passes.allocate.uniform import slot_spec
 from qcompiler.pipeline import Annotates, Context, Promise
 from qcompiler.plan import Assignment, Plan
@@ -28,20 +33,26 @@ class UsePlan:
     Args:
         path: a `plan.json`.
         plan: the plan itself, instead of a path.
+        budget: what the plan may take; average bits are counted over the weights that it quantizes.
     """
 
     path: str = ""
     plan: Plan | None = None
+    budget: Budget | None = None
     name: ClassVar[str] = "use_plan"
     needs: ClassVar[Stage] = Stage.CANONICAL
     gives: ClassVar[Stage] = Stage.CANONICAL
     promise: ClassVar[Promise] = Annotates()
 
+    def with_budget(self, budget: Budget) -> UsePlan:
+        """The pass with limits."""
+        return replace(self, budget=budget)
+
     def run(self, program: Program, ctx: Context) -> Program:
         """Annotates the nodes.
 
         Raises:
-            InputError: when the plan cannot be read or names nodes that the program lacks.
+            InputError: when the plan cannot be read, names nodes that the program lacks, or exceeds the budget.
             SpecError: when the plan asks for what the target's kernels do not do.
         """
         plan = self.plan if self.plan is not None else Plan.load(self.path)
@@ -69,7 +80,32 @@ class UsePlan:
                 node.meta["assignment"] = chosen
             elif node.name in plan.refusals:
                 node.meta["refusal"] = plan.refusals[node.name]
+        if self.budget is not None:
+            check_budget(program, plan, self.budget, ctx)
         return program
+
+
+def check_budget(program: Program, plan: Plan, budget: Budget, ctx: Context) -> None:
+    """Refuses a plan that takes more than a budget allows; size and error of the artefact are checked on itself.
+
+    Raises:
+        InputError: naming the limit.
+        UnsupportedError: when nothing tells what the plan takes of it.
+    """
+    unknown = sorted(set(budget.words) - {cost.resource for cost in COSTS} - {"size", "max_drop", PEAK})
+    if unknown:
+        raise UnsupportedError(f"nothing tells what {unknown[0]} the plan takes", mend="drop the plan or this limit")
+    units = (Unit("plan", (Option("plan", plan.assignments),), tuple(plan.assignments)),)
+    found = {cost.resource: cost().measure(program, units, ctx) for cost in COSTS if cost.resource in budget.words}
+    found |= peak_memory(program, units) if PEAK in budget.words else {}
+    for name, cost in found.items():
+        limit = budget.resolve(name.partition(" ")[0], cost.reference)
+        used = cost.fixed + cost.table[0][0]
+        if name != "size" and limit is not None and used > limit * (1 + TOLERANCE):
+            raise InputError(
+                f"the budget allows {name} {limit:.6g} and the plan takes {used:.6g}",
+                mend="allocate anew, without the plan, or allow that much",
+            )
 
 
 def misfit(program: Program, node: Node, chosen: Assignment, kernel: Kernel) -> str:

@@ -72,7 +72,7 @@ class FoldConstants:
         sources = maker.all_input_nodes
         if not all(isinstance(dim, int) for dim in type_.shape) or not all(_known(program, s, folded) for s in sources):
             return None
-        given = {s: folded[s] if s in folded else program.params[str(s.target)] for s in sources}
+        given = {s: folded[s] if s in folded else program.rounded(s) for s in sources}
         size = _size(type_)
         if size > max(4 * sum(_size(program.tensor_type(source)) for source in sources), SMALL):
             return None

@@ -1,11 +1,14 @@
-"""Norms that arrive in pieces become `rms_norm` and `layer_norm`, with the weight and bias that follow.
+"""Norms that arrive in pieces become `rms_norm`, `layer_norm` and `group_norm`, with the weight and bias that follow.
 
 Formula   x * rsqrt(mean(x^2) + eps) is rms_norm(x); (x - mean(x)) * rsqrt(var(x) + eps) is layer_norm(x); also as a
-          quotient by the root, with var(x) = mean((x - mean(x))^2) or as one operator
-Shapes    x [..., D], the means over the last axes, their sizes known; weight and bias of those axes
+          quotient by the root, with var(x) = mean((x - mean(x))^2) or as one operator; an instance norm of channels
+          folded into groups is group_norm(x)
+Shapes    x [..., D], the means over the last axes, their sizes known; weight and bias of those axes; for group norms
+          x [N, C, ...], weight and bias [C, 1, ...]
 Promise   Exact: the same sums in another order
 Needs     normalized spelling, common subexpressions merged
-Source    Ba et al. 2016 (arXiv:1607.06450); Zhang and Sennrich 2019 (arXiv:1910.07467)
+Source    Ba et al. 2016 (arXiv:1607.06450); Zhang and Sennrich 2019 (arXiv:1910.07467); Wu and He 2018
+          (arXiv:1803.08494)
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.ir.program import Node, Program, Stage
+from qcompiler.passes.canonical.group_norm import channel_affine, group_norm
 from qcompiler.passes.canonical.product import operand, plus_number, product_of
 from qcompiler.pipeline import Context, Exact, Promise
 
@@ -44,14 +48,22 @@ class NameNorms:
         for node in program.nodes:
             if node._erased:
                 continue
-            op = program.op(node)
-            if op in ("aten.mul.Tensor", "aten.div.Tensor"):
-                named = self.norm(program, node) or self.weight(program, node)
-            else:
-                named = self.bias(program, node) if op == "aten.add.Tensor" else None
+            named = self.named(program, node)
             if named is not None:
                 program.replace(node, named)
         return program
+
+    def named(self, program: Program, node: Node) -> Node | None:
+        """The norm that ends at a node, or that takes the node in as its weight or bias."""
+        match program.op(node):
+            case "aten.mul.Tensor" | "aten.div.Tensor":
+                return self.norm(program, node) or self.weight(program, node)
+            case "aten.add.Tensor":
+                return self.bias(program, node)
+            case "aten.reshape":
+                return group_norm(program, node, self.name)
+            case _:
+                return None
 
     def norm(self, program: Program, node: Node) -> Node | None:
         """The named norm that a product computes."""
@@ -79,8 +91,12 @@ class NameNorms:
 
     def weight(self, program: Program, node: Node) -> Node | None:
         """A norm without weight, times a constant of the normalized shape."""
+        if program.op(node) != "aten.mul.Tensor":
+            return None
         found = norm_and_constant(program, node)
-        if program.op(node) != "aten.mul.Tensor" or found is None or found[0].args[2] is not None:
+        if found is None:
+            return channel_affine(program, node, self.name)
+        if found[0].args[2] is not None:
             return None
         norm, constant = found
         args = [*norm.args[:2], constant, *norm.args[3:]]
@@ -89,14 +105,11 @@ class NameNorms:
     def bias(self, program: Program, node: Node) -> Node | None:
         """A layer norm with weight and without bias, plus a constant of the normalized shape."""
         found = norm_and_constant(program, node)
-        if (
-            found is None
-            or program.op(found[0]) != LAYER_NORM
-            or found[0].args[2] is None
-            or found[0].args[3] is not None
-        ):
-            return None
+        if found is None:
+            return channel_affine(program, node, self.name)
         norm, constant = found
+        if program.op(norm) != LAYER_NORM or norm.args[2] is None or norm.args[3] is not None:
+            return None
         args = [*norm.args[:3], constant, norm.args[4]]
         return program.before(node, self.name).call(LAYER_NORM, *args, name=norm.name)
 

@@ -43,6 +43,7 @@ class ApplyPlan:
         Raises:
             UnsupportedError: for a static scale per token of an axis whose size is not known.
         """
+        program.settle()
         kernels = {kernel.name: kernel for kernel in ctx.target.kernels}
         inserter = _Inserter(program, self.name)
         by_name = {node.name: node for node in program.nodes}

@@ -4,6 +4,7 @@ A solver answers one question: codes, scales and zero point of a weight, from it
 the loss around it. The driver finds the weights and puts the codes in their place.
 """
 
+from qcompiler.passes.solve.branches import BRANCHES
 from qcompiler.passes.solve.codebook import CODEBOOKS
 from qcompiler.passes.solve.fair_gptq import FairGptq
 from qcompiler.passes.solve.foem import Foem
@@ -23,6 +24,18 @@ from qcompiler.passes.solve.weight_ranges import WeightRanges
 METHODS = (Nearest,)
 SECOND_ORDER = (Gptq, Gptaq, Foem, Rescomp, Rsq, FairGptq, Slim, Gwq)
 SEARCHED = (FormatSearch,)
-PASSES = (WeightRanges, Nearest, *LEARNED, *REPAIRS, *SECOND_ORDER, *SEARCHED, *LOWBIT, *CODEBOOKS, Udfc, UdfcPrune)
+PASSES = (
+    WeightRanges,
+    Nearest,
+    *LEARNED,
+    *REPAIRS,
+    *SECOND_ORDER,
+    *SEARCHED,
+    *LOWBIT,
+    *CODEBOOKS,
+    Udfc,
+    UdfcPrune,
+    *BRANCHES,
+)
 
 __all__ = ["METHODS", "PASSES", "SECOND_ORDER", "Nearest", "WeightRanges"]

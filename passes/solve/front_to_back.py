@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from qcompiler.heap import release_freed_memory
 from qcompiler.ir import ops
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.program import Builder, Node, Program
@@ -119,6 +120,7 @@ def solve_layers(
             value, installs[other.site] = settle(program, other, found, shelf)
             for node in dequantizers(other.site):
                 walk.settle(node, value)
+            release_freed_memory()
             ctx.progress(len(installs), len(readers))
     for install in installs.values():
         install(program, step)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         "qcompiler compile net.py:build --calibration samples.npz --recipe w4a16g32 -o model_int4",
         "qcompiler compile model.onnx --recipe w8a8_dynamic --strict -o model_int8 --force",
         "qcompiler compile model.onnx --calibration samples.npz --target jetson --budget size=3.5x -o edge",
+        "qcompiler compile model.onnx --calibration samples.npz --recipe mixed --budget average_bits=4.2 -o edge",
         "qcompiler compile model.onnx --calibration samples.npz --stop-after 3",
     ),
 )
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
 @click.option("--recipe", default="auto", show_default=True, help="A name, a scheme such as w4a16g64, or a YAML file.")
 @model_options
-@click.option("--budget", metavar="size=LIMIT", help="Fail when the artefact is larger: size=4x, size=500kB.")
+@click.option(
+    "--budget",
+    metavar="LIMIT,...",
+    help="What the artefact may cost: size=4x or 500kB, latency=0.5x or 2ms, average_bits=4.2, peak_memory, bops, "
+    "max_drop. Recipe `mixed` allocates under it; exceeding it is an error.",
+)
 @click.option("--strict", is_flag=True, help="Fail when a layer does not run as it was asked to.")
 @click.option(
     "--progress",
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dump-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write the program after every step there.",
+    help="Write the program after every step there, and a certificate of every change of basis.",
 )
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Stop after step N and print the program.")
 @click.option(
@@ -87,6 +93,7 @@ def compile_command(
     inputs are the first calibration samples, or the arrays of --inputs.
     """
     from qcompiler.budget import Budget
+    from qcompiler.compiler import budgeted, recipe_for
     from qcompiler.pipeline import Options
 
     limit = Budget.parse(budget) if budget else None
@@ -96,7 +103,8 @@ def compile_command(
     with make_progress(progress) as shown:
         shown.update("read", 0, 0)
         options = Options(check, stop_after, dump_dir, progress=shown.update)
-        job = make_job(model, reading, recipe, None, options, shown.log)
+        job = make_job(model, reading, recipe_for(recipe, limit), None, options, shown.log)
+        job = budgeted(job, limit) if limit is not None else job
         if stop_after is not None:
             select_steps(str(stop_after), job.passes)
         if print_after is not None:

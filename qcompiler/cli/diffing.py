@@ -146,7 +146,7 @@ def describe(program: Program, node: Node) -> str:
     if node.op == "placeholder":
         return f"input : {type_}"
     if node.op == "get_attr":
-        return f"param : {type_} = {print_fill(program.params[str(node.target)])}"
+        return f"param : {type_} = {print_fill(program.rounded(node))}"
     parts = [_argument(arg) for arg in node.args]
     parts += [f"{key}={_argument(value)}" for key, value in sorted(node.kwargs.items())]
     return f"{program.op(node)} {', '.join(parts)} : {type_}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         "qcompiler dump net.py:build --inputs example.npz",
         "qcompiler dump program.qir --passes 'assign{scheme=w4a16g32},apply_plan'",
         "qcompiler dump artefact/                           the program that an artefact holds",
+        "qcompiler dump model.onnx --symmetries             where a change of basis costs nothing, and why not",
     ),
 )
 @click.argument("model")
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How often promises to keep the function are checked.",
 )
+@click.option("--symmetries", is_flag=True, help="Print the symmetries of the program instead of its text.")
 @model_options
 @shared
 def dump_command(
@@ -49,6 +52,7 @@ def dump_command(
     recipe: str | None,
     passes: str | None,
     check: Check,
+    symmetries: bool,
     calibration: Path | None,
     inputs: Path | None,
     target: str,
@@ -66,10 +70,35 @@ def dump_command(
         raise click.UsageError("give --recipe or --passes, not both")
     job = dump_job(model, Reading(calibration, inputs, target, plan, seed, dynamic, weights), recipe, passes, check)
     shown = programs_after(job, select_steps(after or str(len(job.passes)), job.passes))
+    if symmetries:
+        return print_symmetries([program for _, program in shown], as_json)
     if as_json:
         return print_json([step_json(step, program) for step, program in shown])
     for step, program in shown:
         print_program(headline(step) if step.number else "as read", program)
+    return None
+
+
+def print_symmetries(programs: Sequence[Program], as_json: bool) -> None:
+    """Prints the symmetries of programs at stage canonical.
+
+    Raises:
+        InputError: when a program is at another stage.
+    """
+    from qcompiler.analysis.describe import as_json as symmetries_json
+    from qcompiler.analysis.describe import describe
+    from qcompiler.analysis.symmetry import symmetries
+    from qcompiler.errors import InputError
+    from qcompiler.ir.program import Stage
+
+    for program in programs:
+        if program.stage != Stage.CANONICAL:
+            mend = "choose a step between the canonical passes and apply_plan with --after"
+            raise InputError(f"symmetries are those of a canonical program, this one is {program.stage}", mend=mend)
+    if as_json:
+        return print_json([symmetries_json(program, symmetries(program)) for program in programs])
+    for program in programs:
+        click.echo(describe(program, symmetries(program)))
     return None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch.fx.node import Argument, Node, map_arg
 
 from qcompiler.errors import QCompilerError, VerifyError
+from qcompiler.hadamard import core
 from qcompiler.ir import ops
 from qcompiler.ir.ops import Target
 from qcompiler.ir.types import Dimensions, TensorType, TupleType, Type
@@ -76,7 +78,7 @@ def _brief(type_: Type) -> str:
 def _tensor_of(value: object) -> TensorType:
     if isinstance(value, Node) and isinstance(value.meta["type"], TensorType):
         return value.meta["type"]
-    raise VerifyError("quantize and dequantize take a tensor", where=str(value))
+    raise VerifyError("a qc operator takes a tensor", where=str(value))
 
 
 def _spec_of(value: object) -> QuantSpec:
@@ -98,6 +100,39 @@ def _type_dequantize(bound: Mapping[str, Argument]) -> Type:
 def _type_choose_qparams(bound: Mapping[str, Argument]) -> Type:
     shapes = _spec_of(bound["spec"]).scale_shapes(_tensor_of(bound["x"]).shape)
     return TupleType(tuple(TensorType(torch.float32, tuple(shape)) for shape in (*shapes, shapes[0])))
+
+
+def _type_hadamard(bound: Mapping[str, Argument]) -> Type:
+    x, signs, block = _tensor_of(bound["x"]), bound["signs"], bound["block"]
+    channels = x.shape[-1] if x.shape else 1
+    if not isinstance(channels, int) or not isinstance(block, int) or block < 1 or channels % block:
+        raise VerifyError(f"blocks of {block} do not divide the last axis, which has {channels} channels")
+    if not core(block):
+        raise VerifyError(f"no Hadamard matrix of order {block} is known", where=f"order {block}")
+    if signs is not None and _tensor_of(signs).shape != (channels,):
+        raise VerifyError(
+            f"the signs have shape {list(_tensor_of(signs).shape)}, the last axis has {channels} channels"
+        )
+    return _real(x)
+
+
+def _type_kronecker(bound: Mapping[str, Argument]) -> Type:
+    x = _tensor_of(bound["x"])
+    channels = x.shape[-1] if x.shape else 1
+    shapes = [None if factor is None else _tensor_of(factor).shape for factor in (bound["left"], bound["right"])]
+    sides = [shape[0] for shape in shapes if shape is not None and len(shape) == 2 and shape[0] == shape[1]]
+    given = [side for side in sides if isinstance(side, int) and side > 0]
+    size = math.prod(given)
+    fits = isinstance(channels, int) and (channels == size if len(given) == 2 else channels % size == 0)
+    if not given or len(given) != sum(shape is not None for shape in shapes) or not fits:
+        raise VerifyError(f"the factors {shapes} do not make up an axis of {channels} channels")
+    return _real(x)
+
+
+def _real(x: TensorType) -> TensorType:
+    if not x.is_float:
+        raise VerifyError("a change of basis takes floating-point numbers", where=str(x.dtype))
+    return TensorType(x.dtype, x.shape)
 
 
 def _type_declared(bound: Mapping[str, Argument]) -> Type:
@@ -123,6 +158,8 @@ _DIALECT_TYPES: dict[Target, Callable[[Mapping[str, Argument]], Type]] = {
     ops.quantize: _type_quantize,
     ops.dequantize: _type_dequantize,
     ops.choose_qparams: _type_choose_qparams,
+    ops.hadamard: _type_hadamard,
+    ops.kronecker: _type_kronecker,
     ops.kernel: _type_declared,
     **dict.fromkeys((row.target for row in ops.REGION_OPS.values()), _type_declared),
     ops.op_target(ops.GETITEM): _type_getitem,

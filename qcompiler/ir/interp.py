@@ -139,14 +139,15 @@ def compute(
     if node.op == "get_attr":
         # Without quantization nobody reads the scales, so they need not be known yet.
         unread = bypass_quantization and is_unset(program.params[str(node.target)])
-        return None if unread else _widened(_known_value(program, node), widen)
+        return None if unread else _known_value(program, node, widen)
     if bypass_quantization and node.target in _QUANTIZERS and _bypassed(node):
         return values[node.all_input_nodes[0]]
     return _call(program, node, values, widen, kernels)
 
 
-def _known_value(program: Program, node: Node) -> torch.Tensor:
-    value = program.param(node)
+def _known_value(program: Program, node: Node, widen: bool) -> torch.Tensor:
+    wide = widen and program.tensor_type(node).dtype.is_floating_point
+    value = program.exact(node) if wide else _widened(program.param(node), widen)
     if value.is_meta:
         raise InputError(
             f"parameter '{node.target}' has no value",

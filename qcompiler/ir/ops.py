@@ -18,6 +18,7 @@ import torch
 from qcompiler.errors import ParseError, UnsupportedError, VerifyError
 from qcompiler.ir import control
 from qcompiler.ir.detection import non_max_suppression
+from qcompiler.ir.online import hadamard, kronecker
 from qcompiler.spec import QuantSpec
 from qcompiler.spec import choose_qparams as spec_choose_qparams
 from qcompiler.spec import dequantize as spec_dequantize
@@ -105,6 +106,7 @@ _SYMBOL_OPS: dict[str, Target] = {
     "sym.round": round,
 }
 _DETECTION: dict[str, Target] = {"qc.non_max_suppression": non_max_suppression}
+ONLINE_OPS: dict[str, Target] = {"qc.hadamard": hadamard, "qc.kronecker": kronecker}
 QC_OPS: dict[str, Target] = {
     "qc.quantize": quantize,
     "qc.dequantize": dequantize,
@@ -134,14 +136,28 @@ REGION_OPS: dict[str, RegionOp] = {
 _REGION_TARGETS: dict[str, Target] = {name: row.target for name, row in REGION_OPS.items()}
 _REGION_SET = frozenset(_REGION_TARGETS.values())
 GETITEM = "getitem"
-_NAMED: dict[str, Target] = {**_SYMBOL_OPS, **QC_OPS, **_REGION_TARGETS, **_DETECTION, GETITEM: operator.getitem}
+_NAMED: dict[str, Target] = {
+    **_SYMBOL_OPS,
+    **QC_OPS,
+    **ONLINE_OPS,
+    **_REGION_TARGETS,
+    **_DETECTION,
+    GETITEM: operator.getitem,
+}
 _NAMES: dict[Target, str] = {target: name for name, target in _NAMED.items()}
 _MISSING = inspect.Parameter.empty
 _PARAMETERS: dict[Target, dict[str, object]] = {
     operator.getitem: {"a": _MISSING, "b": _MISSING},
     **{
         op: {name: parameter.default for name, parameter in inspect.signature(op).parameters.items()}
-        for op in (quantize, dequantize, choose_qparams, non_max_suppression, *_REGION_TARGETS.values())
+        for op in (
+            quantize,
+            dequantize,
+            choose_qparams,
+            non_max_suppression,
+            *ONLINE_OPS.values(),
+            *_REGION_TARGETS.values(),
+        )
     },
 }
 

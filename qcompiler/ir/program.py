@@ -1,14 +1,12 @@
-"""The graph: ATen and qc operators over typed values, with parameters, stages and provenance.
+"""The graph: ATen and qc operators over typed values, with parameters, stages and provenance, around a torch.fx graph.
 
-A `Program` wraps a torch.fx graph. Passes edit it only through the methods here and through `Builder`, which infer the
-type of every new node, keep provenance, and count edits so that the runner knows what changed.
+Passes edit it only through the methods here and through `Builder`, which infer types, keep provenance and count edits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
 import torch
@@ -19,34 +17,13 @@ from qcompiler.ir import ops
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.infer import infer
 from qcompiler.ir.nodes import all_nodes, identifier, map_nodes
+from qcompiler.ir.origin import Origin, Stage
 from qcompiler.ir.structure import Signature
 from qcompiler.ir.types import Dim, Dimensions, SymbolType, TensorType, TupleType, Type
 from qcompiler.spec import QuantSpec
 
 Node = torch.fx.Node
 Target = ops.Target
-
-
-class Stage(StrEnum):
-    """How far a Program has come; `ir.verify` says what each stage allows."""
-
-    TRACED = "traced"
-    CANONICAL = "canonical"
-    QUANTIZED = "quantized"
-    LOWERED = "lowered"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a node comes from.
-
-    Args:
-        module: path of the source module, such as `layers.0.conv1`; the node name in an ONNX file.
-        step: the pass that made the node, empty when the front-end did.
-    """
-
-    module: str = ""
-    step: str = ""
 
 
 @dataclass(eq=False)
@@ -58,7 +35,8 @@ class Program:
         stage: see `Stage`.
         graph: placeholders (inputs), get_attr nodes (parameters), call_function nodes, one output node. Each value node
             carries `meta["type"]` (a `Type`) and `meta["origin"]` (an `Origin`).
-        params: value of each parameter by name: a tensor, shared by reference and never written to, or a `Fill`.
+        params: value of each parameter by name: a tensor, shared by reference and never written to, or a `Fill`. The
+            tensor may be float64 where the type is narrower (`set_exact`): readers get it rounded.
         dimensions: the symbols of the types.
         signature: how inputs and results are structured.
         edits: number of edits so far.
@@ -135,8 +113,18 @@ class Program:
 
     def param(self, node: Node) -> torch.Tensor:
         """Value of a parameter node (read only)."""
-        value = self.params[str(node.target)]
+        value = self.rounded(node)
         return value if isinstance(value, torch.Tensor) else value.materialize(self.tensor_type(node))
+
+    def rounded(self, node: Node) -> torch.Tensor | Fill:
+        """What stands behind a parameter node, in its dtype."""
+        value = self.params[str(node.target)]
+        return value.to(self.tensor_type(node).dtype) if isinstance(value, torch.Tensor) else value
+
+    def exact(self, node: Node) -> torch.Tensor:
+        """Value of a floating-point parameter node in float64, before it was rounded where that is known."""
+        value = self.params[str(node.target)]
+        return (value if isinstance(value, torch.Tensor) else value.materialize(self.tensor_type(node))).double()
 
     def constant(self, value: object) -> torch.Tensor | None:
         """The tensor behind a parameter node; None for anything else."""
@@ -279,6 +267,18 @@ class Program:
         node.meta["type"] = TensorType(like.dtype, tuple(like.shape), spec)
         self.edits += 1
         self._retype_users(node)
+
+    def set_exact(self, node: Node, value: torch.Tensor) -> None:
+        """Gives a floating-point parameter a value in float64: read rounded, rewritten exactly any number of times."""
+        self.params[str(node.target)] = value.double()
+        node.meta["type"] = TensorType(self.tensor_type(node).dtype, tuple(value.shape))
+        self.edits += 1
+        self._retype_users(node)
+
+    def settle(self) -> None:
+        """Rounds every parameter that is known more exactly than its dtype, which saves memory and time."""
+        for node in self.param_nodes:
+            self.params[str(node.target)] = self.rounded(node)
 
     def own_param(self, user: Node, param: Node, step: str = "") -> Node:
         """A parameter node that only `user` reads: `param` itself, or a copy of the reference when it is shared."""

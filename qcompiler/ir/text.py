@@ -94,7 +94,7 @@ class _Printer:
         for node in self.subject.inputs:
             lines.append(f"input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
         for node in self.subject.param_nodes:
-            fill = print_fill(self.subject.params[str(node.target)])
+            fill = print_fill(self.subject.rounded(node))
             lines.append(f"param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
         self.regions = {region: name for name, region in named_regions(self.subject).items()}
         for region, name in self.regions.items() if only is None else ():

@@ -2,7 +2,7 @@
 
 Invariants, whatever the stage:
 1. every value is defined before it is used, and once; there is one output node and it comes last;
-2. every parameter node has a value, of the dtype and shape of its type, finite when it is small enough to look;
+2. every parameter node has a value, of the dtype (or in float64, see `Program.set_exact`) and shape of its type;
 3. every node's type is the one its operator yields for its arguments;
 4. an operator with regions, its operands and results fit the inputs and results of the regions (`ir.region_rules`), and
    every region keeps these rules too;
@@ -110,7 +110,8 @@ def _param_problems(program: Program, node: Node) -> Iterator[str]:
     value = program.params[name]
     if not isinstance(value, torch.Tensor) or not isinstance(type_, TensorType):
         return
-    if value.dtype != type_.dtype or tuple(value.shape) != type_.shape:
+    exact = value.dtype == torch.float64 and type_.dtype.is_floating_point and type_.spec is None
+    if not (exact or value.dtype == type_.dtype) or tuple(value.shape) != type_.shape:
         yield f"parameter '{name}' is {value.dtype} {list(value.shape)}, its type says {print_type(type_)}"
 
 

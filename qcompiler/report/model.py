@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qcompiler.errors import InputError
 from qcompiler.pipeline import Step
+from qcompiler.report.symmetry import GroupReport, SymmetryReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +78,8 @@ class Report:
         metric_quantized: the same of the artefact.
         steps: the passes that ran.
         warnings: what the user should know.
+        notes: what the allocation decided, and how good it is proven to be.
+        symmetries: of the canonical program; None when nobody looked.
         seed: of every random choice.
         versions: of the libraries that matter, by name.
     """
@@ -94,6 +97,8 @@ class Report:
     metric_quantized: float | None = None
     steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    symmetries: SymmetryReport | None = None
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -149,6 +154,8 @@ class Report:
             "layers": [_record(layer) for layer in self.layers],
             "steps": [_record(step) for step in self.steps],
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "symmetries": _symmetry_record(self.symmetries),
         }
 
     @staticmethod
@@ -220,6 +227,28 @@ def _read(data: object) -> Report:
         metric_quantized=metric["quantized"],
         steps=tuple(Step(**step) for step in data["steps"]),
         warnings=tuple(data["warnings"]),
+        notes=tuple(data.get("notes", ())),
+        symmetries=_symmetries(data.get("symmetries")),
         seed=data["seed"],
         versions=data["versions"],
     )
+
+
+def _symmetry_record(found: SymmetryReport | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    refused = {reason: list(names) for reason, names in found.refused.items()}
+    return dataclasses.asdict(found) | {
+        "largest": [dataclasses.asdict(group) for group in found.largest],
+        "refused": refused,
+    }
+
+
+def _symmetries(data: object) -> SymmetryReport | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise TypeError("its symmetries are no record")
+    largest = tuple(GroupReport(**group) for group in data["largest"])
+    refused = {reason: tuple(names) for reason, names in data["refused"].items()}
+    return SymmetryReport(**(data | {"largest": largest, "refused": refused}))

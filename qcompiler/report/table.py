@@ -23,6 +23,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if report.layers:
         console.print(_layer_table(report))
     console.print(_totals(report))
+    for note in report.notes:
+        console.print(Text(note, style="dim"))
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
     if report.fallbacks:
@@ -77,6 +79,8 @@ def _totals(report: Report) -> Table:
     ]
     if report.metric_float is not None or report.metric_quantized is not None:
         rows.append(("metric", f"{metric_text(report.metric_float)} -> {metric_text(report.metric_quantized)}"))
+    if report.symmetries is not None:
+        rows.append(("symmetries", report.symmetries.words()))
     rows.append(("compiled in", f"{seconds_text(report.seconds)}, peak memory {size_text(report.peak_bytes)}"))
     if report.worst():
         rows.append(("* marks", "the layers that add most of the error"))

@@ -15,6 +15,7 @@ from qcompiler.backends.onnx.kernels.operands import (
     parameters,
     quantized,
 )
+from qcompiler.backends.onnx.ops.linear import shaped_back
 from qcompiler.backends.onnx.settings import Settings
 from qcompiler.ir.program import Node
 
@@ -61,16 +62,6 @@ def _as_matrix(context: Context, call: Call, x: Operand, w: Operand, settings: S
     operands = [dequantized(context, x, flat), dequantized(context, w, transposed=True), _bias(context, call)]
     codes = quantized(context, call, context.op("Gemm", operands), settings)
     return shaped_back(context, codes, x.codes, int(context.program.shape(w.codes)[0]))
-
-
-def shaped_back(context: Context, matrix: ir.Value, source: Node, width: int) -> ir.Value:
-    """A matrix of rows in the leading axes of `source`."""
-    shape = context.program.shape(source)
-    free = [axis for axis, dim in enumerate(shape[:-1]) if not isinstance(dim, int)]
-    sizes = [-1 if [axis] == free else context.size(source, axis) for axis in range(len(shape) - 1)]
-    result = context.op("Reshape", [matrix, context.sizes([*sizes, width])])
-    result.type = matrix.type
-    return result
 
 
 def _scaled_product(context: Context, x: Operand, w: Operand, bias: ir.Value | None) -> ir.Value:

@@ -9,8 +9,9 @@ import torch
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.dtypes import as_numpy, container
-from qcompiler.backends.onnx.kernels.dense import MICROSOFT, shaped_back
+from qcompiler.backends.onnx.kernels.dense import MICROSOFT
 from qcompiler.backends.onnx.kernels.operands import Operand, dequantized, integers, operand_at
+from qcompiler.backends.onnx.ops.linear import rows_product
 from qcompiler.backends.onnx.settings import Settings
 from qcompiler.formats.pack import pack
 from qcompiler.ir.program import Node, Program
@@ -88,16 +89,9 @@ def _stored(context: Context, w: Operand, *, transposed: bool) -> ir.Value:
 
 
 def _dequantized_rows(context: Context, call: Call, w: Operand) -> ir.Value:
-    """DequantizeLinear of the weight stored [N, K] and Gemm with transB: onnxruntime keeps this form in float."""
-    x = _input_node(call)
-    value = context.value(x)
-    shape = context.program.shape(x)
-    if len(shape) != 2:
-        value = context.op("Reshape", [value, context.ints([-1, int(shape[-1])])])
-    operands = [value, _stored(context, w, transposed=False), _bias(context, call)]
-    product = context.op("Gemm", operands, {"transB": 1})
-    width = int(context.program.shape(w.codes)[0])
-    return product if len(shape) == 2 else shaped_back(context, product, x, width)
+    """DequantizeLinear of the weight stored [N, K] and Gemm with transB."""
+    weight, width = _stored(context, w, transposed=False), int(context.program.shape(w.codes)[0])
+    return rows_product(context, _input_node(call), weight, _bias(context, call), width)
 
 
 def _packed(context: Context, call: Call, w: Operand, block: int, level: int) -> ir.Value:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Context, Emitter
-from qcompiler.backends.onnx.ops.quant import transposed_matrix
+from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 
 
@@ -71,12 +71,44 @@ def _transposed_convolution(rank: int) -> Emitter:
 
 
 def _linear(context: Context, call: Call) -> ir.Value:
-    value, bias = context.value(call.node_at("input")), _bias(context, call)
-    weight = transposed_matrix(context, call.node_at("weight"))
+    source, matrix, bias = call.node_at("input"), call.node_at("weight"), _bias(context, call)
+    if matrix.target is ops.dequantize:
+        return rows_product(context, source, context.value(matrix), bias, int(call.shape("weight")[0]))
+    value, weight = context.value(source), _transposed(context, matrix)
     if len(call.shape("input")) == 2:
         return context.op("Gemm", [value, weight, bias])
     product = context.op("MatMul", [value, weight])
     return product if bias is None else context.op("Add", [product, bias])
+
+
+def _transposed(context: Context, matrix: Node) -> ir.Value:
+    """A matrix the other way round: parameters are stored so, instead of being turned at run time."""
+    if matrix.op == "get_attr":
+        return context.parameter(matrix, transposed=True)
+    rank = len(context.program.shape(matrix))
+    return context.op("Transpose", [context.value(matrix)], {"perm": [*range(rank - 2), rank - 1, rank - 2]})
+
+
+def rows_product(context: Context, source: Node, weight: ir.Value, bias: ir.Value | None, width: int) -> ir.Value:
+    """Rows of `source` times a dequantized weight [N, K], as Gemm with transB: onnxruntime keeps this form in float.
+
+    Where the weight is stored [K, N] or read by MatMul, it quantizes the activations to int8 on its own account.
+    """
+    value, shape = context.value(source), context.program.shape(source)
+    if len(shape) != 2:
+        value = context.op("Reshape", [value, context.ints([-1, int(shape[-1])])])
+    product = context.op("Gemm", [value, weight, bias], {"transB": 1})
+    return product if len(shape) == 2 else shaped_back(context, product, source, width)
+
+
+def shaped_back(context: Context, matrix: ir.Value, source: Node, width: int) -> ir.Value:
+    """A matrix of rows in the leading axes of `source`."""
+    shape = context.program.shape(source)
+    free = [axis for axis, dim in enumerate(shape[:-1]) if not isinstance(dim, int)]
+    sizes = [-1 if [axis] == free else context.size(source, axis) for axis in range(len(shape) - 1)]
+    result = context.op("Reshape", [matrix, context.sizes([*sizes, width])])
+    result.type = matrix.type
+    return result
 
 
 def _matmul(context: Context, call: Call) -> ir.Value:

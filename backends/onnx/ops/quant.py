@@ -210,9 +210,9 @@ def _same_source(scale: Node, x: Node, spec: QuantSpec) -> bool:
     return isinstance(chosen, Node) and chosen.args[0] is x and chosen.args[1:] == (spec,)
 
 
-def _typed_scale(context: Context, call: Call, node: Node, layout: Layout, *, transposed: bool = False) -> ir.Value:
+def _typed_scale(context: Context, call: Call, node: Node, layout: Layout) -> ir.Value:
     """The scale in the dtype of the real tensor, as the ONNX operators ask."""
-    scale = scale_value(context, node, layout, transposed=transposed)
+    scale = scale_value(context, node, layout)
     source = context.program.tensor_type(node).dtype
     return context.cast(scale, source, call.type.dtype)
 
@@ -234,21 +234,15 @@ def _quantize_by_arithmetic(context: Context, call: Call, scale_node: Node, layo
 
 
 def _dequantize(context: Context, call: Call) -> ir.Value:
-    return _dequantized(context, call, transposed=False)
-
-
-def _dequantized(context: Context, call: Call, *, transposed: bool) -> ir.Value:
     spec, source = call.spec(), call.node_at("codes")
-    codes = codes_value(context, source, transposed=transposed)
+    codes = codes_value(context, source)
     dtype = codes.dtype or container(spec.format, context.opset, stored=False)
     layout = layout_of(spec, call.shape("codes"))
     scale_node, zero_node = _scale_node(call), call.optional("zero_point")
     if layout.kind == "broadcast":
         return _dequantize_by_arithmetic(context, call, codes, scale_node)
-    if transposed and layout.kind != "tensor":
-        layout = Layout(layout.kind, 1 - layout.axis, layout.size)
-    scale = _typed_scale(context, call, scale_node, layout, transposed=transposed)
-    zero = zero_value(context, zero_node, scale, layout, dtype, transposed=transposed)
+    scale = _typed_scale(context, call, scale_node, layout)
+    zero = zero_value(context, zero_node, scale, layout, dtype)
     return context.op("DequantizeLinear", [codes, scale, zero], layout.attributes)
 
 
@@ -259,29 +253,6 @@ def _dequantize_by_arithmetic(context: Context, call: Call, codes: ir.Value, sca
     if zero is not None:
         reals = context.op("Sub", [reals, context.operand(zero, dtype)])
     return context.op("Mul", [reals, context.operand(scale, dtype)])
-
-
-def transposed_matrix(context: Context, node: Node) -> ir.Value:
-    """A matrix the other way round: weights are stored so, instead of being turned at run time."""
-    if node.op == "get_attr":
-        return context.parameter(node, transposed=True)
-    if node.target is ops.dequantize:
-        bound = context.program.bind(node)
-        sources = [bound["codes"], bound["scale"], bound["zero_point"]]
-        known = [source is None or _is_known(context, source) for source in sources]
-        spec: object = bound["spec"]
-        if (
-            all(known)
-            and isinstance(spec, QuantSpec)
-            and layout_of(spec, context.program.shape(node)).kind != "broadcast"
-        ):
-            return _dequantized(context, Call(node, context.program.op(node), bound), transposed=True)
-    rank = len(context.program.shape(node))
-    return context.op("Transpose", [context.value(node)], {"perm": [*range(rank - 2), rank - 1, rank - 2]})
-
-
-def _is_known(context: Context, source: object) -> bool:
-    return isinstance(source, Node) and known_codes(context, source) is not None
 
 
 def _choose_qparams(context: Context, call: Call) -> Emitted:

@@ -19,9 +19,9 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.solve.learned.drive import Plan, learn
 from qcompiler.passes.solve.learned.variables import Straight, straight_rate
 from qcompiler.passes.solve.ranges import SearchName
-from qcompiler.passes.solve.reconstruct import Schedule
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.stats import Stream
+from qcompiler.training import Schedule
 
 
 @dataclass(frozen=True)

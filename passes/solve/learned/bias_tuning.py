@@ -20,12 +20,12 @@ from torch import Tensor
 
 from qcompiler.analysis.weights import spatial_axes
 from qcompiler.errors import PassError
+from qcompiler.examples import examples
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program, Stage
-from qcompiler.passes.solve.learned.examples import examples
 from qcompiler.passes.solve.learned.variables import Bias
-from qcompiler.passes.solve.reconstruct import Loss, Sample, Schedule, reconstruct
 from qcompiler.pipeline import Context, Lossy, Promise
+from qcompiler.training import Loss, Sample, Schedule, reconstruct
 from qcompiler.walk import Walk
 
 

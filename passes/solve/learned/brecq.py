@@ -21,8 +21,8 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.solve.learned.drive import Importance, Plan, learn
 from qcompiler.passes.solve.learned.variables import SoftRounding, rounding_rate
 from qcompiler.passes.solve.ranges import SearchName
-from qcompiler.passes.solve.reconstruct import Schedule
 from qcompiler.pipeline import Context, Lossy, Promise
+from qcompiler.training import Schedule
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import SpecError
+from qcompiler.examples import examples, weigh_channels
 from qcompiler.ir.program import Node, Program
 from qcompiler.passes.solve.driver import Site, Solved, finite_weight, put_codes, set_ranges, weight_sites
 from qcompiler.passes.solve.expression import Codes
@@ -22,15 +23,14 @@ from qcompiler.passes.solve.front_to_back import (
     settle,
     share_ranges,
 )
-from qcompiler.passes.solve.learned.examples import examples, weigh_channels
 from qcompiler.passes.solve.learned.units import Unit, channel_axis, layer_units, learnable, segment_units
 from qcompiler.passes.solve.learned.variables import Bias, Quantized, StepSize, WeightVariable
 from qcompiler.passes.solve.ranges import Search, SearchName
-from qcompiler.passes.solve.reconstruct import Loss, Outcome, Sample, Schedule, Variable, reconstruct
 from qcompiler.pipeline import Context
 from qcompiler.qparams import Qparams, is_static, qparam_values, qparams_of, quantizers, set_qparams
 from qcompiler.spec import QuantSpec
 from qcompiler.stats import Stream
+from qcompiler.training import Loss, Outcome, Sample, Schedule, Variable, reconstruct
 from qcompiler.walk import Walk
 
 UnitName = Literal["layer", "segment"]

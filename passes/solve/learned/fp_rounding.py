@@ -20,8 +20,8 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.solve.learned.drive import Plan, UnitName, learn
 from qcompiler.passes.solve.learned.variables import SoftRounding, rounding_rate
 from qcompiler.passes.solve.ranges import SearchName
-from qcompiler.passes.solve.reconstruct import Schedule
 from qcompiler.pipeline import Context, Lossy, Promise
+from qcompiler.training import Schedule
 
 _BINADES = 3.0
 """How much farther V goes, on average, in units of the least step than in units of its own."""

@@ -29,8 +29,8 @@ from qcompiler.passes.solve.learned.variables import (
     straight_rate,
 )
 from qcompiler.passes.solve.ranges import SearchName
-from qcompiler.passes.solve.reconstruct import OptimizerName, Schedule
 from qcompiler.pipeline import Context, Lossy, Promise
+from qcompiler.training import OptimizerName, Schedule
 
 VariableName = Literal["sigmoid", "straight"]
 

@@ -26,7 +26,6 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.passes.solve.driver import Solved
 from qcompiler.passes.solve.learned.drive import Plan, UnitName, learn
 from qcompiler.passes.solve.learned.variables import Quantized, stored_scale
-from qcompiler.passes.solve.reconstruct import Schedule, Trained
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.spec import (
     QuantSpec,
@@ -37,6 +36,7 @@ from qcompiler.spec import (
     quantize,
     round_through,
 )
+from qcompiler.training import Schedule, Trained
 
 _SEARCHED, _LEARNED = (0.2, 1.2), (0.2, 1.5)
 _DIGITS = 4

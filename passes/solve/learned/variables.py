@@ -20,7 +20,6 @@ from torch import Tensor
 
 from qcompiler.formats import Format
 from qcompiler.passes.solve.driver import Solved
-from qcompiler.passes.solve.reconstruct import Trained, Variable
 from qcompiler.spec import (
     QuantSpec,
     Scales,
@@ -31,6 +30,7 @@ from qcompiler.spec import (
     round_scale,
     round_through,
 )
+from qcompiler.training import Trained, Variable
 
 Freedom = Literal["neighbours", "step", "whole"]
 _ZETA, _GAMMA = 1.1, -0.1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import SymbolType, TensorType
-from qcompiler.passes.solve.reconstruct import Sample
+from qcompiler.training import Sample
 
 Kind = Literal["rows", "count", "shared"]
 _HELD_SHARE = 8

@@ -1,4 +1,4 @@
-"""The one loop behind all learned rounding: soft weights in, least error of a unit's results out.
+"""The one loop behind learned rounding and learned transforms: variables in, least error of a unit's results out.
 
 Formula   minimise E(theta) / E_0 + lambda * mean(1 - |2 h - 1|^beta(t)); E is the (weighted) mean squared error of the
           unit's results against those of the float model, E_0 that of the start made hard. The penalty is off during
@@ -38,10 +38,13 @@ class Trained:
     Args:
         tensor: a leaf that requires gradients.
         rate: learning rate.
+        move: the tensor after a step, from tensor, gradient and rate, for one that must stay on a manifold; None
+            leaves the step to the optimizer.
     """
 
     tensor: Tensor
     rate: float
+    move: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
 
 class Variable(Protocol):
@@ -98,19 +101,22 @@ class Loss:
     Args:
         axis: channel axis of the results.
         divergence: add KL(softmax(target) || softmax(result)) over the channels.
+        squares: count the squared error; without it only the divergence counts.
     """
 
     axis: int = -1
     divergence: bool = False
+    squares: bool = True
 
     def __call__(self, found: Sequence[Tensor], sample: Sample) -> Tensor:
         """The mean over all elements of all results, summed over the kinds of targets: a float32 scalar."""
         total = torch.zeros(())
         for wanted in sample.targets:
-            squares = [self._squares(index, pair, sample) for index, pair in enumerate(zip(found, wanted, strict=True))]
-            total = total + torch.stack([part.sum() for part in squares]).sum() / sum(part.numel() for part in squares)
+            pairs = list(zip(found, wanted, strict=True))
+            if self.squares:
+                parts = [self._squares(index, pair, sample) for index, pair in enumerate(pairs)]
+                total = total + torch.stack([part.sum() for part in parts]).sum() / sum(part.numel() for part in parts)
             if self.divergence:
-                pairs = zip(found, wanted, strict=True)
                 total = total + torch.stack([self._divergence(*pair) for pair in pairs]).mean()
         return total
 
@@ -134,6 +140,7 @@ class Schedule:
         warmup: share of the steps without penalty.
         optimizer: `adam`; `adam_cosine` lets the rates fall to 0; `sign` steps by the sign of the gradient with
             falling rates.
+        pace: what all rates are multiplied by.
 
     Raises:
         SpecError: for an option out of range.
@@ -143,6 +150,7 @@ class Schedule:
     penalty: float = 50.0
     warmup: float = 0.2
     optimizer: OptimizerName = "adam"
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(OptimizerName):
@@ -162,7 +170,8 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by at a step."""
-        return 1.0 if self.optimizer == "adam" else 0.5 * (1 + math.cos(math.pi * step / max(self.iterations, 1)))
+        fall = 1.0 if self.optimizer == "adam" else 0.5 * (1 + math.cos(math.pi * step / max(self.iterations, 1)))
+        return self.pace * fall
 
 
 @dataclass(frozen=True)
@@ -265,6 +274,11 @@ def _advance(
         group["lr"] = leaf.rate * schedule.factor(step)
         if schedule.optimizer == "sign" and leaf.tensor.grad is not None:
             leaf.tensor.grad.sign_()
+    for leaf in leaves:
+        if leaf.move is not None and leaf.tensor.grad is not None:
+            moved = leaf.move(leaf.tensor.detach(), leaf.tensor.grad, leaf.rate * schedule.factor(step))
+            leaf.tensor.detach().copy_(moved)
+            leaf.tensor.grad = None
     optimizer.step()
 
 

@@ -1,0 +1,215 @@
+"""What a plan does to the results, tried on a few samples before anything is quantized.
+
+Formula   operands and results of assigned operators go through their grids, to the nearest value; ranges of weights are
+          the best of a few shrunk ones per block, those of static activations likewise on the samples themselves
+Shapes    any; all float values of the samples are kept, so that only what a plan changes is computed anew
+Promise   the float program where nothing is assigned; solvers that do better than the nearest value lose less
+Needs     samples, and memory for their activations
+Source    toggling one unit at a time after Hubara et al. 2020, "AdaQuant"; own
+"""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcompiler.errors import InputError
+from qcompiler.ir.interp import check_inputs, compute
+from qcompiler.ir.program import Node, Program, all_nodes
+from qcompiler.ir.types import TensorType
+from qcompiler.layout import channels_last
+from qcompiler.measure import limit_samples, sample_count
+from qcompiler.plan import Assignment
+from qcompiler.spec import (
+    QuantSpec,
+    Scales,
+    block_reduce,
+    choose_qparams,
+    dequantize,
+    qparams_from_range,
+    quantize,
+)
+from qcompiler.stats import Batch
+
+_HELD = 1 << 26
+"""Elements of activations that are held at once."""
+_FEW_BITS, _FEW_SHRINKS = 5, 3
+"""Numbers of more bits lose most by what is cut off: only a little is tried."""
+_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
+
+Grid = tuple[Scales, Tensor]
+Plan = Mapping[str, Assignment]
+"""Assignment of each node by name."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Float and quantized results of one batch, flat."""
+
+    wanted: Sequence[Tensor]
+    found: Sequence[Tensor]
+
+
+class Trial:
+    """Runs plans on samples.
+
+    Args:
+        program: at stage canonical; must not change meanwhile.
+        batches: flat inputs; as many of the first samples are looked at as have room for their activations.
+
+    Raises:
+        InputError: when there are no samples, or they do not fit the program.
+    """
+
+    def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
+        self.program = program
+        self.order = [node for node in program.graph.nodes if node.op == "call_function"]
+        self._weights: dict[tuple[str, QuantSpec], Tensor] = {}
+        self._params: dict[Node, Tensor] = {node: program.param(node).detach() for node in program.param_nodes}
+        self._grids: dict[tuple[Node, QuantSpec], Grid] = {}
+        self._floats: list[dict[Node, object]] = []
+        with torch.no_grad():
+            for batch in limit_samples(program, batches, affordable_samples(program, batches)):
+                self._floats.append(self._float_values(batch))
+        if not self._floats:
+            raise InputError(
+                "plans are to be tried on real samples, and there is no calibration data",
+                mend="pass calibration=..., or sensitivity=weight, which needs none",
+            )
+
+    def results(self, plan: Plan) -> list[Results]:
+        """The results under a plan, per batch."""
+        found: list[Results] = []
+        with torch.no_grad():
+            for values in self._floats:
+                changed = self._changed(plan, values)
+                wanted = [values[node] for node in self.program.outputs]
+                got = [changed.get(node, values[node]) for node in self.program.outputs]
+                found.append(Results(_tensors(wanted), _tensors(got)))
+        return found
+
+    def own_error(self, node: Node, assigned: Assignment) -> float:
+        """Squared error of an operator's result over its square, when it alone is quantized."""
+        at = next((user for user in node.users if user.name == assigned.result_at), node)
+        noise, signal = 0.0, 0.0
+        with torch.no_grad():
+            for values in self._floats:
+                changed = self._changed({node.name: assigned}, values, [node, at])
+                found, exact = changed[at], values[at]
+                if isinstance(found, Tensor) and isinstance(exact, Tensor):
+                    noise += float((found.double() - exact.double()).square().sum())
+                    signal += float(exact.double().square().sum())
+        return noise / signal if signal else float(noise > 0)
+
+    def _changed(
+        self, plan: Plan, values: Mapping[Node, object], order: Sequence[Node] | None = None
+    ) -> dict[Node, object]:
+        """Every value that differs from the float one."""
+        results = {item.result_at: item.result for item in plan.values() if item.result is not None}
+        changed: dict[Node, object] = {}
+        for node in self.order if order is None else order:
+            assigned = plan.get(node.name)
+            if node not in changed and (assigned or any(source in changed for source in node.all_input_nodes)):
+                changed[node] = self._value(node, assigned, ChainMap(changed, values))  # pyright: ignore[reportArgumentType]
+            spec = results.get(node.name)
+            if spec is not None:
+                changed[node] = self._through(node, spec, changed.get(node, values[node]))
+        return changed
+
+    def _value(self, node: Node, assigned: Assignment | None, values: Mapping[Node, object]) -> object:
+        sources = self._sources(node, values)
+        bound = self.program.bind(node)
+        for name, spec in assigned.inputs.items() if assigned is not None else ():
+            for source in all_nodes(bound[name]):
+                sources[source] = self._through(source, spec, sources[source])
+        return compute(self.program, node, sources)
+
+    def _sources(self, node: Node, values: Mapping[Node, object]) -> dict[Node, object]:
+        reads = node.all_input_nodes
+        return {source: self._params[source] if source.op == "get_attr" else values[source] for source in reads}
+
+    def _through(self, node: Node, spec: QuantSpec, value: object) -> object:
+        """A value after its grid."""
+        if not isinstance(value, Tensor):
+            return value
+        if node.op == "get_attr":
+            key = (str(node.target), spec)
+            if key not in self._weights:
+                self._weights[key] = through_grid(value, spec)
+            return self._weights[key]
+        if spec.dynamic:
+            return _rounded(value, choose_qparams(value, spec), spec)
+        if (node, spec) not in self._grids:
+            self._grids[node, spec] = best_grid(self._samples(node), spec)
+        return _rounded(value, self._grids[node, spec], spec)
+
+    def _samples(self, node: Node) -> Tensor:
+        """The float values of a node in all batches, in the first one only where their shapes differ."""
+        found = _tensors([values[node] for values in self._floats])
+        alike = len({value.shape[1:] for value in found}) == 1 and found[0].dim() > 0
+        return torch.cat(found) if alike else found[0]
+
+    def _float_values(self, batch: Batch) -> dict[Node, object]:
+        check_inputs(self.program, batch)
+        values: dict[Node, object] = dict(zip(self.program.inputs, channels_last(batch), strict=True))
+        for node in self.order:
+            values[node] = compute(self.program, node, self._sources(node, values))
+        return values
+
+
+def affordable_samples(program: Program, batches: Sequence[Batch]) -> int:
+    """How many samples there is room for, at least one."""
+    if not len(batches):
+        return 1
+    bound = check_inputs(program, batches[0])
+    types = [type_ for type_ in map(program.type, program.nodes) if isinstance(type_, TensorType)]
+    held = sum(math.prod(program.dimensions.hint(size, bound) for size in type_.shape) for type_ in types)
+    return max(_HELD * sample_count(batches[0]) // max(held, 1), 1)
+
+
+def through_grid(weight: Tensor, spec: QuantSpec) -> Tensor:
+    """A weight at the nearest values of its grid."""
+    return _rounded(weight, best_grid(weight, spec), spec)
+
+
+def best_grid(value: Tensor, spec: QuantSpec) -> Grid:
+    """Scale and zero point of the range, out of a few shrunk ones, with the least squared error in each block.
+
+    Shapes: value of the spec's rank, floating. Specs of several levels keep the whole range.
+    """
+    value = value.detach().float()
+    low, high = block_reduce(value, spec.block, "amin"), block_reduce(value, spec.block, "amax")
+    if len(spec.levels) > 1:
+        return qparams_from_range(low, high, spec)
+    best, least = torch.ones_like(low), torch.full(low.shape, torch.inf)
+    for shrink in _SHRINKS if spec.bits <= _FEW_BITS else _SHRINKS[:_FEW_SHRINKS]:
+        error = _rounded(value, qparams_from_range(low * shrink, high * shrink, spec), spec) - value
+        total = block_sums(error.square_(), spec.block)
+        best, least = torch.where(total < least, shrink, best), torch.minimum(total, least)
+    return qparams_from_range(low * best, high * best, spec)
+
+
+def block_sums(x: Tensor, block: tuple[int, ...]) -> Tensor:
+    """The sum of each block; shapes as of `block_reduce`."""
+    whole = [axis for axis, extent in enumerate(block) if extent == -1]
+    x = x.sum(whole, keepdim=True) if whole else x
+    for axis, extent in enumerate(block):
+        if extent > 1:
+            missing = -x.shape[axis] % extent
+            rest = [*x.shape[:axis], missing, *x.shape[axis + 1 :]]
+            x = torch.cat([x, x.new_zeros(rest)], axis) if missing else x
+            x = x.unflatten(axis, (-1, extent)).sum(axis + 1)
+    return x
+
+
+def _rounded(value: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
+    return dequantize(quantize(value, *grid, spec), *grid, spec)
+
+
+def _tensors(values: Sequence[object]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
