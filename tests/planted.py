@@ -124,7 +124,7 @@ def online() -> Scene:
     assert reading is not None
     signs = torch.where(torch.arange(32) % 3 == 0, -1.0, 1.0).double()
     cut_in(after, [reading], Hadamard(16, signs), STEP)
-    return Scene(before, after, SymmetryGroup("online", 32, 1, frozenset(), (), ()), signs)
+    return Scene(before, after, SymmetryGroup("online", 32, 1, frozenset(), ()), signs)
 
 
 SCENES: dict[str, Callable[[], Scene]] = {

@@ -46,7 +46,7 @@ def place(axis: int, *rows: range, fibre: tuple[int, ...] = ()) -> Place:
 
 def group(program: Program, size: int, *sites: tuple[str, str, str, Place], fibres: int = 1) -> SymmetryGroup:
     found = tuple(Site(program.node(node), argument, role, where) for node, argument, role, where in sites)  # pyright: ignore[reportArgumentType]
-    return SymmetryGroup("s0", size, fibres, frozenset({Action.GENERAL}), found, ())
+    return SymmetryGroup("s0", size, fibres, frozenset({Action.GENERAL}), found)
 
 
 def changed(before: Program, after: Program) -> float:
@@ -303,7 +303,7 @@ def test_a_gain_of_a_coordinate_only_takes_permutations() -> None:
     sites = normed(program).sites
     both = group(program, 8, *((site.node.name, site.argument, site.role, site.place) for site in sites[2:]))
     gained = SymmetryGroup(
-        "s0", 8, 1, both.actions, (*both.sites, Site(program.node("n"), "weight", "multiplier", place(0, range(8)))), ()
+        "s0", 8, 1, both.actions, (*both.sites, Site(program.node("n"), "weight", "multiplier", place(0, range(8))))
     )
     with pytest.raises(VerifyError, match="permutation"):
         surgery.apply(program, gained, orthogonal(8), "test")

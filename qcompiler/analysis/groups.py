@@ -16,6 +16,7 @@ Dual sites exchange T and `T^-T`. A scale group acts with `T = diag(s ** exponen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -116,6 +117,14 @@ class Blocker:
     reason: str
 
 
+Located = Callable[[], tuple[tuple[Port, ...], tuple[Node, ...]]]
+
+
+def nowhere() -> tuple[tuple[Port, ...], tuple[Node, ...]]:
+    """No values."""
+    return (), ()
+
+
 @dataclass(frozen=True, eq=False)
 class SymmetryGroup:
     """A maximal set of ports that one transform can act on together.
@@ -126,12 +135,11 @@ class SymmetryGroup:
         fibres: number of independent transforms, such as one per key-value head; 1 when all copies share one.
         actions: what may act, each with everything smaller than it.
         sites: writers, readers and multipliers. A parameter that several operators take is in several sites.
-        ports: the values that change.
+        located: finds the values that change; asked for when they are first looked at.
         blockers: what may not act, and why.
         folded_gains: norms and constant gains whose gain (and shift) must first be folded into all of their readers or
             their writer.
         centred_norms: layer norms that become root-mean-square norms once all writers give rows of mean zero.
-        scattered: values that change too, but whose coordinates lie on several axes, so that no port tells them.
     """
 
     name: str
@@ -139,11 +147,20 @@ class SymmetryGroup:
     fibres: int
     actions: frozenset[Action]
     sites: tuple[Site, ...]
-    ports: tuple[Port, ...]
+    located: Located = nowhere
     blockers: tuple[Blocker, ...] = ()
     folded_gains: tuple[Node, ...] = ()
     centred_norms: tuple[Node, ...] = ()
-    scattered: tuple[Node, ...] = ()
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """The values that change."""
+        return self.located()[0]
+
+    @property
+    def scattered(self) -> tuple[Node, ...]:
+        """Values that change too, but whose coordinates lie on several axes, so that no port tells them."""
+        return self.located()[1]
 
     @property
     def writers(self) -> tuple[Site, ...]:

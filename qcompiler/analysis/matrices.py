@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -11,9 +12,7 @@ from qcompiler.analysis.blocks import Root, Spot, classes, mixed
 from qcompiler.analysis.groups import Action, Blocker, SymmetryGroup
 from qcompiler.analysis.places import (
     Placed,
-    Values,
     Where,
-    locate,
     placed_marks,
     ports,
     signature,
@@ -51,7 +50,7 @@ class _Blocks:
 
 
 def matrix_groups(
-    relations: Relations, root: Root, folded: Sequence[Norm], values: Values
+    relations: Relations, root: Root, folded: Sequence[Norm]
 ) -> tuple[tuple[SymmetryGroup, ...], tuple[SymmetryGroup, ...]]:
     """Groups on which rotations act, and groups on which only permutations do.
 
@@ -59,7 +58,6 @@ def matrix_groups(
         relations: of the program.
         root: labels that take the same matrix.
         folded: norms whose gain can be folded, or that have none.
-        values: of the program.
     """
     marks, spread = placed_marks(relations, root, World.MATRIX)
     for mark in spread:
@@ -68,11 +66,11 @@ def matrix_groups(
     sums, seen = _row_sums(relations, root)
     rotated = _blocks(relations, root, sums, seen & ~_refused(relations, root, Action.ORTHOGONAL))
     folding = [mark for mark in marks if mark.role != "multiplier"]
-    found = _Finder(relations, root, rotated, folding, values, folded).groups("r")
+    found = _Finder(relations, root, rotated, folding, folded).groups("r")
     known = {number for numbers in found.values() for number in numbers}
     rest = seen & ~_refused(relations, root, Action.PERMUTATION)
     permuted = _without(_blocks(relations, root, sums, rest), rotated, known)
-    loose = _Finder(relations, root, permuted, marks, values, ()).groups("p", permuting=True)
+    loose = _Finder(relations, root, permuted, marks, ()).groups("p", permuting=True)
     return tuple(found), tuple(loose)
 
 
@@ -134,13 +132,15 @@ def _uncentrable(relations: Relations, root: Root, kind: torch.Tensor, sizes: to
     for norm in relations.norms:
         if relations.program.op(norm.node) == "aten.layer_norm":
             free[norm.taken >> 1] = True
+    seen = [rows.codes.reshape(-1) for rows in relations.rows if rows.kind not in ("layer_norm", "write")]
+    if seen:
+        codes = torch.cat(seen)
+        found[kind[root.of[codes[~free[codes >> 1]]]]] = True
     for rows in relations.rows:
-        met = kind[root.of[rows.codes]]
         if rows.kind == "layer_norm":
+            met = kind[root.of[rows.codes]]
             whole = (met == met[:, :1]).all(1) & (met[:, 0] >= 0) & (known[met[:, 0]] == met.shape[1])
             found[met[~whole].reshape(-1)] = True
-        elif rows.kind != "write":
-            found[met[~free[rows.codes >> 1]]] = True
     return found
 
 
@@ -163,7 +163,6 @@ class _Finder:
     root: Root
     blocks: _Blocks
     marks: Sequence[Placed]
-    values: Values
     norms: Sequence[Norm]
 
     def groups(self, prefix: str, permuting: bool = False) -> dict[SymmetryGroup, list[int]]:
@@ -195,7 +194,7 @@ class _Finder:
 
     def _located(self) -> tuple[Where, frozenset[int]]:
         """Where the blocks lie; blocks with a label whose dual is elsewhere among them are their own dual."""
-        where = locate(self.blocks.kind, self.root, self.marks, self.values)
+        where = Where(self.blocks.kind, self.root, self.marks, self.relations)
         sizes = self.blocks.sizes
         torn = {
             number for number, spots in where.sites.items() for spot in spots if spot.index.shape[1] != sizes[number]
@@ -207,7 +206,7 @@ class _Finder:
             chosen[list(torn)] = True
             parity = self.root.parity & ~chosen[self.blocks.kind[self.root.of]]
             plain = Root(self.root.of, parity, self.root.torn)
-            where = locate(self.blocks.kind, plain, self.marks, self.values)
+            where = Where(self.blocks.kind, plain, self.marks, self.relations)
         return where, frozenset(torn)
 
     def _group(
@@ -222,7 +221,6 @@ class _Finder:
         flips = [where.sites[number][0].dual for number in numbers]
         rows = zip(*(where.sites[number] for number in numbers), strict=True)
         sites = [site(where, list(enumerate(row)), flips[0]) for row in rows]
-        told, hidden = ports(where, numbers, flips, [0] * len(numbers))
         norms = [norm for number in numbers for norm in gains.get(number, ())]
         return SymmetryGroup(
             name,
@@ -230,7 +228,7 @@ class _Finder:
             len(numbers),
             actions,
             tuple(sites),
-            told,
+            cache(lambda: ports(where, numbers, flips, [0] * len(numbers))),
             tuple({blocker: None for number in numbers for blocker in reasons.get(number, ())}),
             _unique(norm.node for norm in norms if norm.gain),
             _unique(
@@ -238,7 +236,6 @@ class _Finder:
                 for norm in norms
                 if self.blocks.centred[numbers[0]] and self.relations.program.op(norm.node) == "aten.layer_norm"
             ),
-            hidden,
         )
 
     def _gains(self) -> dict[int, dict[Norm, None]]:

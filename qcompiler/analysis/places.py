@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -103,43 +104,46 @@ def values_of(relations: Relations) -> Values:
     return found
 
 
-@dataclass(frozen=True, eq=False)
 class Where:
-    """Where classes of labels lie.
-
-    Args:
-        sites: by class: number of the mark, and the spot.
-        ports: by class: number of the value, and the spot.
-    """
-
-    marks: Sequence[Placed]
-    values: Values
-    sites: Mapping[int, list[Spot]]
-    ports: Mapping[int, list[Spot]]
-
-
-def locate(
-    kind: torch.Tensor, root: Root, marks: Sequence[Placed], values: Values, cluster: torch.Tensor | None = None
-) -> Where:
-    """Looks classes up in constants and values.
+    """Where classes of labels lie: in constants, and, once somebody asks, in values.
 
     Args:
         kind: int64 [2 * labels]: class of each root, -1 for none.
         root: of the codes.
         marks: constants.
-        values: values.
+        relations: of the program.
         cluster: see `blocks.spots`.
     """
-    places = [Occurrence(number, mark.codes) for number, mark in enumerate(marks)]
-    # Values come behind the constants, so that members are ordered by the first constant.
-    shifted = [Occurrence(len(places) + item.key, item.codes) for item in values.occurrences]
-    found = spots(kind, root, [*places, *shifted], cluster)
-    sites = {number: [spot for spot in items if spot.key < len(places)] for number, items in found.items()}
-    ports = {
-        number: [Spot(spot.key - len(places), spot.dual, spot.index) for spot in items if spot.key >= len(places)]
-        for number, items in found.items()
-    }
-    return Where(marks, values, sites, ports)
+
+    def __init__(
+        self,
+        kind: torch.Tensor,
+        root: Root,
+        marks: Sequence[Placed],
+        relations: Relations,
+        cluster: torch.Tensor | None = None,
+    ) -> None:
+        self.marks = marks
+        self._kind, self._root, self._relations, self._cluster = kind, root, relations, cluster
+        self._places = [Occurrence(number, mark.codes) for number, mark in enumerate(marks)]
+        self.sites: Mapping[int, list[Spot]] = spots(kind, root, self._places, cluster)
+
+    @cached_property
+    def values(self) -> Values:
+        """The values of the program."""
+        return values_of(self._relations)
+
+    @cached_property
+    def ports(self) -> Mapping[int, list[Spot]]:
+        """By class: number of the value, and the spot."""
+        count = len(self._places)
+        # Values come behind the constants, so that members are ordered by the first constant.
+        shifted = [Occurrence(count + item.key, item.codes) for item in self.values.occurrences]
+        found = spots(self._kind, self._root, [*self._places, *shifted], self._cluster)
+        return {
+            number: [Spot(spot.key - count, spot.dual, spot.index) for spot in items if spot.key >= count]
+            for number, items in found.items()
+        }
 
 
 def signature(where: Where, number: int, size: int) -> tuple[object, ...]:
@@ -167,7 +171,7 @@ def ports(
     """The values in which classes lie, in graph order; several classes are fibres of one port.
 
     Args:
-        where: see `locate`.
+        where: of the classes.
         numbers: classes.
         flips: whether parity is turned, by class.
         exponents: of each class in a scale group; 0 in a matrix group.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from math import lcm
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from qcompiler.analysis import labels as lb
 from qcompiler.analysis.blocks import Root, Spot, classes, mixed, roots
 from qcompiler.analysis.groups import Action, SymmetryGroup
-from qcompiler.analysis.places import Placed, Values, Where, locate, placed_marks, ports, site
+from qcompiler.analysis.places import Placed, Where, placed_marks, ports, site
 from qcompiler.analysis.relations import SCALES, Relations, World
 from qcompiler.analysis.shifts import Shifts
 from qcompiler.ir.program import Node
@@ -55,13 +56,12 @@ class _Solved:
     left: _Left
 
 
-def scale_groups(relations: Relations, ties: _Pairs, values: Values) -> tuple[Root, tuple[SymmetryGroup, ...]]:
+def scale_groups(relations: Relations, ties: _Pairs) -> tuple[Root, tuple[SymmetryGroup, ...]]:
     """Groups of scales, and which labels have equal exponents.
 
     Args:
         relations: of the program.
         ties: of exponents.
-        values: of the program.
     """
     root = roots(relations.count, ties)
     marks, spread = placed_marks(relations, root, World.SCALE)
@@ -69,7 +69,7 @@ def scale_groups(relations: Relations, ties: _Pairs, values: Values) -> tuple[Ro
         relations.restrict(mark.codes, SCALES, mark.node, "its constant would have to change along several axes")
     solved = _settled(relations, ties, root)
     marks, _ = placed_marks(relations, solved.root, World.SCALE)
-    return solved.root, _Finder(relations, solved, marks, values).groups()
+    return solved.root, _Finder(relations, solved, marks).groups()
 
 
 def _settled(relations: Relations, ties: _Pairs, root: Root) -> _Solved:
@@ -133,12 +133,11 @@ class _Finder:
     relations: Relations
     solved: _Solved
     marks: Sequence[Placed]
-    values: Values
 
     def groups(self) -> tuple[SymmetryGroup, ...]:
         """The groups, in graph order of their first constant."""
         kind, cluster = self._classes()
-        where = locate(kind, self.solved.root, self.marks, self.values, cluster)
+        where = Where(kind, self.solved.root, self.marks, self.relations, cluster)
         sizes = torch.bincount(kind[kind >= 0]).tolist()
         shifts = Shifts(self.relations)
         found: list[tuple[int, tuple[SymmetryGroup, ...]]] = []
@@ -244,11 +243,11 @@ class _Finder:
         opposed = len({item.exponent > 0 for item in sites}) > 1
         if "writer" not in roles or not ("reader" in roles or opposed):
             return None
-        held, hidden = ports(where, numbers, [flip] * len(numbers), [exponents[number] for number in numbers])
+        located = cache(lambda: ports(where, numbers, [flip] * len(numbers), [exponents[item] for item in numbers]))
         refused = shifts.refused(sites, self._holder(kind, lead)) if len(numbers) == 1 else None
         actions = {Action.DIAGONAL} | (set() if refused or len(numbers) > 1 else {Action.SHIFT})
         blockers = (refused,) if refused else ()
-        return SymmetryGroup("", size, 1, frozenset(actions), sites, held, blockers, scattered=hidden)
+        return SymmetryGroup("", size, 1, frozenset(actions), sites, located, blockers)
 
 
 def _key(item: tuple[int, int, Spot]) -> tuple[int, int, bool]:

@@ -21,7 +21,6 @@ from qcompiler.analysis.blocks import Root, roots
 from qcompiler.analysis.gains import settle_gains
 from qcompiler.analysis.groups import Blocker, SymmetryGroup
 from qcompiler.analysis.matrices import matrix_groups
-from qcompiler.analysis.places import values_of
 from qcompiler.analysis.relations import EVERYTHING, SCALES, Relations, World
 from qcompiler.analysis.scales import scale_groups
 from qcompiler.ir.program import Node, Program
@@ -139,9 +138,8 @@ def symmetries(program: Program) -> Symmetries:
     relations = Walk(program, RULES).run()
     folded = settle_gains(relations)
     matrix = roots(relations.count, _ties(relations, World.MATRIX))
-    values = values_of(relations)
-    orthogonal, permutations = matrix_groups(relations, matrix, folded, values)
-    scale, scales = scale_groups(relations, _ties(relations, World.SCALE), values)
+    orthogonal, permutations = matrix_groups(relations, matrix, folded)
+    scale, scales = scale_groups(relations, _ties(relations, World.SCALE))
     return Symmetries(orthogonal, permutations, scales, Refusals(relations, matrix, scale))
 
 
