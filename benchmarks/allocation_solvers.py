@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.models import CASES
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import InputError
+from qcompiler.job import prepare, run_job
 from qcompiler.measure import limit_samples
 from qcompiler.passes.allocate.core import make_core
 from qcompiler.passes.allocate.costs import AverageBits

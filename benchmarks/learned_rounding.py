@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.models import Case, cifar
-from qcompiler.compiler import prepare, run_job
 from qcompiler.ir.interp import run
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 
 METHODS: dict[str, tuple[str, ...]] = {

@@ -33,10 +33,11 @@ def measure(folder: str, solver: str) -> dict[str, object]:
 
     import qcompiler
     from qcompiler.analysis.segments import segments
-    from qcompiler.compiler import prepare, run_job
+    from qcompiler.job import prepare, run_job
+    from qcompiler.pass_text import parse_pass
     from qcompiler.passes.recipes import Recipe, catalogue
     from qcompiler.passes.solve.front_to_back import readers_of
-    from qcompiler.pipeline import Context, Options, parse_pass, peak_bytes
+    from qcompiler.pipeline import Context, Options, peak_bytes
 
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(0, 32000, (2, TOKENS), generator=generator) for _ in range(BATCHES)]

@@ -19,13 +19,14 @@ import torch
 
 from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.models import Case, code_lm, stories
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import QCompilerError
 from qcompiler.ir import ops
 from qcompiler.ir.interp import run
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass
 from qcompiler.passes.recipes import Recipe, catalogue
-from qcompiler.pipeline import Context, parse_pass
+from qcompiler.pipeline import Context
 from qcompiler.spec import bits_per_element
 
 METHODS = {

@@ -31,14 +31,15 @@ from benchmarks.coverage.corpus import find
 from benchmarks.coverage.isolated import Row, isolated
 from qcompiler.analysis.groups import Action, SymmetryGroup
 from qcompiler.analysis.symmetry import symmetries
-from qcompiler.compiler import backends
 from qcompiler.data import Inputs, flat_batch
 from qcompiler.frontends.onnx_import import import_onnx
 from qcompiler.frontends.torch_trace import trace_module
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
+from qcompiler.pass_text import parse_passes
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.recipes import catalogue
-from qcompiler.pipeline import Context, Options, difference, parse_passes, run_passes
+from qcompiler.pipeline import Context, Options, difference, run_passes
 from qcompiler.targets import load_target
 from tests.certificate_checker import WrongCertificate, check
 

@@ -110,7 +110,7 @@ def measure(name: str, weights: Weights, folder: str) -> Row:
     if weights == "torch alone":
         return _torch_alone(shape)
     from qcompiler import trace
-    from qcompiler.compiler import backends
+    from qcompiler.job import backends
     from qcompiler.passes.canonical import CANONICAL
     from qcompiler.pipeline import Context, Options, run_passes
     from qcompiler.targets import load_target

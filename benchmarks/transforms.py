@@ -24,9 +24,9 @@ from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.models import Call, Case, code_lm, stories, tensor, vit_mnist
 from benchmarks.zoo.data import load_calibration, load_test
 from benchmarks.zoo.models import digits_vit
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import QCompilerError
 from qcompiler.ir.interp import run
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 
 PER_TOKEN = "weight=int4 sym channel scale=f32, activation=int4 sym token scale=f32 dynamic"

@@ -7,10 +7,9 @@ data it requests beforehand; what hardware it serves it reads from the target in
 from __future__ import annotations
 
 import dataclasses
-import re
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,13 @@ import torch
 
 from qcompiler.certificate import certifies, write_certificate
 from qcompiler.data import sample_inputs
-from qcompiler.errors import PassError, QCompilerError, SpecError, VerifyError
+from qcompiler.errors import PassError, QCompilerError, VerifyError
 from qcompiler.ir.fill import is_absent
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program, Stage
 from qcompiler.ir.region import nested_params
 from qcompiler.ir.verify import verify
+from qcompiler.pass_text import pass_text
 from qcompiler.stats import Batch, Request, Stats, collect
 from qcompiler.target import Target
 
@@ -325,75 +325,3 @@ def difference(before: Program, after: Program, sample: Batch) -> float:
 def peak_bytes() -> int:
     """Peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def pass_text(pass_: Pass) -> str:
-    """A pass as `name{option=value, ...}`, options at their default left out."""
-    options = []
-    for option in dataclasses.fields(pass_):  # pyright: ignore[reportArgumentType]
-        value = getattr(pass_, option.name)
-        if value != option.default:
-            options.append(f"{option.name}={value}")
-    return pass_.name + (f"{{{', '.join(options)}}}" if options else "")
-
-
-def parse_pass(text: str, catalogue: Iterable[type[Pass]]) -> Pass:
-    """Reads `name{option=value, ...}`; inverse of `pass_text`.
-
-    Raises:
-        SpecError: for an unknown pass, option or value.
-    """
-    name, brace, body = text.strip().partition("{")
-    if bool(brace) != body.endswith("}"):
-        raise SpecError("the braces of a pass do not match", where=text, mend="write name{option=value, ...}")
-    classes = {cls.name: cls for cls in catalogue}
-    if name not in classes:
-        raise SpecError(f"there is no pass '{name}'", mend=f"passes: {', '.join(sorted(classes))}")
-    words = [word.partition("=") for word in body.rstrip("} ").split(",") if word.strip()]
-    return make_pass(classes[name], {key.strip(): value.strip() for key, _, value in words})
-
-
-def parse_passes(text: str, catalogue: Iterable[type[Pass]]) -> list[Pass]:
-    """Reads passes with commas between them: `fold_constants,assign{scheme=w8a8, keep=head}`.
-
-    Raises:
-        SpecError: for an unknown pass, option or value.
-    """
-    known = tuple(catalogue)
-    parts = re.split(r",(?![^{}]*\})", text)
-    return [parse_pass(part, known) for part in parts if part.strip()]
-
-
-def make_pass(cls: type[Pass], options: dict[str, object]) -> Pass:
-    """Builds a pass from options given as text or as values, checked against its fields.
-
-    Raises:
-        SpecError: naming the pass and the option.
-    """
-    known = {option.name: option for option in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
-    values: dict[str, object] = {}
-    for key, value in options.items():
-        if key not in known:
-            raise SpecError(f"pass '{cls.name}' has no option '{key}'", mend=f"options: {', '.join(known) or 'none'}")
-        values[key] = _convert(cls.name, key, value, known[key].default)
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise SpecError(f"pass '{cls.name}': {error}") from error
-    except SpecError as error:
-        raise SpecError(error.what, where=error.where or f"pass '{cls.name}'", mend=error.mend) from error
-
-
-def _convert(name: str, key: str, value: object, default: object) -> object:
-    if isinstance(default, str):
-        return str(value)
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[str(value).lower()]
-        if isinstance(default, int):
-            return int(str(value))
-        return float(str(value)) if isinstance(default, float) else value
-    except (ValueError, KeyError):
-        raise SpecError(
-            f"pass '{name}': '{value}' is not a value for {key}", mend=f"for example {key}={default}"
-        ) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qcompiler.compiler import prepare, run_job
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program, Stage
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve.expression import Expression
 from qcompiler.passes.solve.layers import Geometry, Inputs, Layer

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from qcompiler.analysis.groups import Action, Site, SymmetryGroup, gathered, scattered
 from qcompiler.analysis.symmetry import symmetries
-from qcompiler.compiler import backends
 from qcompiler.data import Inputs
 from qcompiler.frontends.torch_trace import trace_module
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, run_passes
 from qcompiler.targets import load_target

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler import Budget
-from qcompiler.compiler import Job, backends, build, prepare, run_job
+from qcompiler.compiler import build
 from qcompiler.errors import InputError, SpecError, UnsupportedError
 from qcompiler.ir.program import Program
+from qcompiler.job import Job, backends, prepare, run_job
 from qcompiler.passes.allocate.boundaries import boundaries
 from qcompiler.passes.allocate.costs import AverageBits, BitOperations, Size
 from qcompiler.passes.allocate.decoupled import decoupled, weightings

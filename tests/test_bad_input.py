@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import qcompiler
 from qcompiler import Budget, Inputs, Plan
 from qcompiler.backends.onnx.backend import OnnxBackend
-from qcompiler.compiler import backends
 from qcompiler.errors import InputError, PassError, QCompilerError, SpecError, UnsupportedError
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
 from qcompiler.target import Target
 from qcompiler.targets import load_target
 from tests.onnx_models import build, normal

@@ -16,20 +16,21 @@ from torch.nn import functional
 
 import qcompiler
 from qcompiler.artifact import Artifact
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import SpecError
 from qcompiler.ir import ops
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
+from qcompiler.job import prepare, run_job
 from qcompiler.low_rank import low_rank
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.recipes import Recipe, catalogue
 from qcompiler.passes.transform.branches import METHODS, SplitChannels, SvdQuant
 from qcompiler.passes.transform.branches.driver import BranchLayer, BranchPort, Split, in_half
 from qcompiler.passes.transform.branches.port_error import PortError
 from qcompiler.passes.transform.branches.split_channels import expanded, read, split
 from qcompiler.passes.transform.branches.svdquant import candidate_scales
-from qcompiler.pipeline import Context, Options, Pass, difference, parse_pass, pass_text, run_passes
+from qcompiler.pipeline import Context, Options, Pass, difference, run_passes
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec
 from tests.solve_tools import noise

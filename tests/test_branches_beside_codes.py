@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import InputError, PassError, SpecError
 from qcompiler.ir import ops
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.types import TensorType
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.recipes import Recipe, catalogue
 from qcompiler.passes.solve.branches import BRANCHES, MpqDmV2
 from qcompiler.passes.solve.branches.arcquant import nearest, residual_count, two_stages
@@ -29,7 +30,7 @@ from qcompiler.passes.solve.expression import Codes, Dense, bits_per_weight
 from qcompiler.passes.solve.layers import Geometry, Layer
 from qcompiler.passes.solve.lowbit.blocks import output_error
 from qcompiler.passes.solve.lowbit.fits import sign
-from qcompiler.pipeline import Context, Options, Pass, parse_pass, pass_text, run_passes
+from qcompiler.pipeline import Context, Options, Pass, run_passes
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec
 from tests.solve_tools import layer, noise, odd_layers, plain_layer, through_nodes

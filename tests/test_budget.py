@@ -11,8 +11,8 @@ import torch
 import qcompiler
 from qcompiler import Budget
 from qcompiler.cli.app import run
-from qcompiler.compiler import recipe_for
 from qcompiler.errors import InputError, SpecError
+from qcompiler.job import recipe_for
 from qcompiler.passes.recipes import Recipe
 
 

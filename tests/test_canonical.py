@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qcompiler.compiler import backends
 from qcompiler.data import Inputs
 from qcompiler.errors import PassError, UnsupportedError
 from qcompiler.frontends.torch_trace import trace_module
@@ -24,6 +23,8 @@ from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.text import print_program
 from qcompiler.ir.types import TensorType
+from qcompiler.job import backends
+from qcompiler.pass_text import parse_pass, parse_passes, pass_text
 from qcompiler.passes.canonical import CANONICAL, PASSES
 from qcompiler.passes.canonical.canonicalize import Canonicalize
 from qcompiler.passes.canonical.common_subexpressions import CommonSubexpressions
@@ -38,17 +39,7 @@ from qcompiler.passes.canonical.site import apply_rules
 from qcompiler.passes.canonical.sizes import Sizes
 from qcompiler.passes.canonical.spell_group import grouped_product
 from qcompiler.passes.canonical.split_complex import SplitComplex
-from qcompiler.pipeline import (
-    Context,
-    Exact,
-    Options,
-    Pass,
-    Structural,
-    parse_pass,
-    parse_passes,
-    pass_text,
-    run_passes,
-)
+from qcompiler.pipeline import Context, Exact, Options, Pass, Structural, run_passes
 from qcompiler.targets import load_target
 
 CONTEXT = Context(load_target("onnxruntime", backends()))

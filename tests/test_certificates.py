@@ -17,9 +17,9 @@ from torch import Tensor
 
 from qcompiler.analysis.groups import Place
 from qcompiler.certificate import Basis, Claim, claim, claims_between, hide, write_certificate
-from qcompiler.compiler import backends
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
+from qcompiler.job import backends
 from qcompiler.pipeline import Context, Exact, Options, Promise, run_passes
 from qcompiler.targets import load_target
 from tests import certificate_checker

@@ -21,8 +21,9 @@ from qcompiler.cli.diffing import difference, structural
 from qcompiler.cli.progress import BarProgress, NoProgress, PlainProgress, make_progress
 from qcompiler.cli.sources import call_factory, open_model
 from qcompiler.cli.steps import select_steps
-from qcompiler.compiler import parse, prepare
+from qcompiler.compiler import parse
 from qcompiler.errors import AuditError, InputError, ParseError
+from qcompiler.job import prepare
 from qcompiler.passes.recipes import Recipe, load_recipe
 
 MODULE = """
@@ -511,7 +512,7 @@ def test_progress_follows_the_terminal() -> None:
 
 
 def test_the_runner_reports_samples_of_each_step(folder: Path) -> None:
-    from qcompiler.compiler import run_job
+    from qcompiler.job import run_job
     from qcompiler.pipeline import Options
 
     seen: list[tuple[str, int, int]] = []

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import qcompiler
 from qcompiler.backends.onnx.writer import write_model
-from qcompiler.compiler import backends
+from qcompiler.job import backends
 from qcompiler.measure import output_sqnr_db
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, run_passes

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.zoo.models import digits_cnn, digits_vit
-from qcompiler.compiler import backends
 from qcompiler.data import Inputs
 from qcompiler.frontends.onnx_import import import_onnx
 from qcompiler.frontends.torch_trace import trace_module
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import SymbolType, TensorType, TupleType, symbol_expr
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, run_passes
 from qcompiler.targets import load_target

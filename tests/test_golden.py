@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from qcompiler.compiler import backends
 from qcompiler.errors import ParseError, QCompilerError, VerifyError
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.text import print_program
 from qcompiler.ir.verify import verify
+from qcompiler.job import backends
+from qcompiler.pass_text import parse_passes
 from qcompiler.passes.recipes import catalogue
-from qcompiler.pipeline import Context, Options, parse_passes, run_passes
+from qcompiler.pipeline import Context, Options, run_passes
 from qcompiler.targets import load_target
 
 ROOT = Path(__file__).parent / "golden"

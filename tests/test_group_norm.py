@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.compiler import backends
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.canonical.name_norms import NameNorms
 from qcompiler.pipeline import Context, Options, run_passes

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcompiler.compiler import backends
 from qcompiler.data import sample_inputs
 from qcompiler.errors import InputError, ParseError, PassError, QCompilerError, SpecError, UnsupportedError, VerifyError
 from qcompiler.ir import ops
@@ -24,21 +23,9 @@ from qcompiler.ir.program import Program, Stage
 from qcompiler.ir.structure import Structure, describe, from_json
 from qcompiler.ir.types import Symbol, TensorType
 from qcompiler.ir.verify import verify
-from qcompiler.pipeline import (
-    Context,
-    Exact,
-    Lossy,
-    Options,
-    Pass,
-    Promise,
-    Structural,
-    difference,
-    make_pass,
-    parse_pass,
-    parse_passes,
-    pass_text,
-    run_passes,
-)
+from qcompiler.job import backends
+from qcompiler.pass_text import make_pass, parse_pass, parse_passes, pass_text
+from qcompiler.pipeline import Context, Exact, Lossy, Options, Pass, Promise, Structural, difference, run_passes
 from qcompiler.targets import load_target
 
 CHAIN = """

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.cli.app import run
-from qcompiler.compiler import backends
 from qcompiler.errors import InputError
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program
 from qcompiler.ir.types import TensorType
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Check, Context, Options, run_passes
 from qcompiler.targets import load_target

@@ -19,7 +19,6 @@ import qcompiler
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.writer import save_model, write_model
 from qcompiler.cli.diffing import structural
-from qcompiler.compiler import backends
 from qcompiler.errors import InputError, ParseError, UnsupportedError, VerifyError
 from qcompiler.frontends.onnx_import import import_onnx
 from qcompiler.ir import ops
@@ -29,6 +28,7 @@ from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
 from qcompiler.ir.region import copy_deep, inner_layers, nested_params, nested_programs, regions_of
 from qcompiler.ir.verify import verify
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, Options, run_passes
 from qcompiler.targets import load_target

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler import Recipe
-from qcompiler.compiler import backends
 from qcompiler.errors import SpecError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Node, Program
+from qcompiler.job import backends
+from qcompiler.pass_text import parse_passes
 from qcompiler.passes.recipes import catalogue
 from qcompiler.passes.transform.wanted import readings, wanted
-from qcompiler.pipeline import Context, Options, difference, parse_passes, run_passes
+from qcompiler.pipeline import Context, Options, difference, run_passes
 from qcompiler.targets import load_target
 from tests.torch_models import TinyEncoder, noise, seeded, sqnr_db
 from tests.transform_models import KINDS, batches, canonical

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qcompiler.analysis.symmetry import symmetries
-from qcompiler.compiler import backends, prepare, run_job
 from qcompiler.errors import SpecError
 from qcompiler.formats import parse_format
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import backends, prepare, run_job
+from qcompiler.pass_text import parse_pass
 from qcompiler.passes.recipes import Recipe, catalogue
 from qcompiler.passes.transform import surgery
 from qcompiler.passes.transform.evaluate import Reader, layer_error
@@ -39,7 +40,7 @@ from qcompiler.passes.transform.rotation.site import Candidate, TurnMethod, Turn
 from qcompiler.passes.transform.rotation.smooth_fused import SmoothFused
 from qcompiler.passes.transform.rotation.turn import Turn
 from qcompiler.passes.transform.rotation.viditq import ViditQ
-from qcompiler.pipeline import Context, difference, parse_pass, run_passes
+from qcompiler.pipeline import Context, difference, run_passes
 from qcompiler.spec import QuantSpec
 from qcompiler.targets import load_target
 from tests.torch_models import noise, seeded, sqnr_db

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qcompiler.analysis.symmetry import symmetries
-from qcompiler.compiler import backends, prepare, run_job
 from qcompiler.errors import InputError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import backends, prepare, run_job
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.recipes import Recipe, catalogue
 from qcompiler.passes.transform.smoothing import METHODS
 from qcompiler.passes.transform.smoothing.driver import best, put
@@ -22,7 +23,7 @@ from qcompiler.passes.transform.smoothing.equalize import equalizing
 from qcompiler.passes.transform.smoothing.method import Smoothing
 from qcompiler.passes.transform.smoothing.sites import Known, places, requests, sampled
 from qcompiler.passes.transform.smoothing.smoothquant import SmoothQuant
-from qcompiler.pipeline import Context, Options, difference, parse_pass, pass_text, run_passes
+from qcompiler.pipeline import Context, Options, difference, run_passes
 from qcompiler.stats import collect
 from qcompiler.targets import load_target
 from tests.torch_models import TinyEncoder, noise, seeded, sqnr_db

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import SpecError
 from qcompiler.formats.masks import keep_largest
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve.codebook import CODEBOOKS, Jlcm, KMeansVq, Mvq, Ssvq, VimVq, Vq4All
 from qcompiler.passes.solve.codebook.jlcm import Joint, RowTables, first_tables, row_groups
@@ -28,7 +29,7 @@ from qcompiler.passes.solve.codebook.vq4all import Shared, density_table
 from qcompiler.passes.solve.expression import Dense, Whole, bits_per_weight
 from qcompiler.passes.solve.layers import LayerSolver
 from qcompiler.passes.solve.udfc import Udfc, mixing, pairs, relu_moments
-from qcompiler.pipeline import Context, Pass, parse_pass, pass_text
+from qcompiler.pipeline import Context, Pass
 from qcompiler.spec import QuantSpec
 from tests.solve_tools import error, model_error, noise, odd_layers, plain_layer, prepared, through_nodes
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import InputError, SpecError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass
 from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
 from qcompiler.passes.solve import SECOND_ORDER
 from qcompiler.passes.solve.column import column_sequential_solve
@@ -30,7 +31,7 @@ from qcompiler.passes.solve.rounder import GridRounder
 from qcompiler.passes.solve.second_order import Switches, second_order
 from qcompiler.passes.solve.slim import Slim
 from qcompiler.passes.solve.token_weights import attention_received, rarity, weights_of
-from qcompiler.pipeline import Context, parse_pass
+from qcompiler.pipeline import Context
 from qcompiler.spec import QuantSpec, choose_qparams, dequantize, quantize
 from qcompiler.stats import Stream
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.compiler import prepare, run_job
 from qcompiler.formats import Integer
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve import Nearest
 from qcompiler.passes.solve.expression import (

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import SpecError
 from qcompiler.formats import NF4
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve.decompose import nearest_codes
 from qcompiler.passes.solve.expression import Codes, Dense, Expression, bits_per_weight
@@ -33,7 +34,7 @@ from qcompiler.passes.solve.lowbit.pt2llm import align, alike, iterative_fit, re
 from qcompiler.passes.solve.lowbit.ptq161 import initial_scales, refine
 from qcompiler.passes.solve.lowbit.ptq161 import salient_columns as loud_columns
 from qcompiler.passes.solve.lowbit.quant_dllm import ImportanceName, Plane, fit_planes, planes_per_block, rescale
-from qcompiler.pipeline import Context, Pass, parse_pass, pass_text
+from qcompiler.pipeline import Context, Pass
 from qcompiler.spec import QuantSpec
 from tests.solve_tools import error, layer, model_error, noise, odd_layers, plain_layer, prepared, through_nodes
 

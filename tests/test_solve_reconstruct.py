@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qcompiler
-from qcompiler.compiler import Job, prepare, run_job
 from qcompiler.errors import PassError, SpecError
 from qcompiler.examples import Batches, Rows, examples, weigh_channels
 from qcompiler.formats import parse_format
@@ -24,6 +23,7 @@ from qcompiler.ir import ops
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Node, Program
+from qcompiler.job import Job, prepare, run_job
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve.driver import set_ranges
 from qcompiler.passes.solve.front_to_back import readers_of

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from qcompiler.backends.onnx.ops import EMITTERS
 from qcompiler.backends.onnx.writer import write_model
-from qcompiler.compiler import backends, trace
+from qcompiler.compiler import trace
 from qcompiler.errors import QCompilerError, UnsupportedError
 from qcompiler.frontends.torch_whole import WHOLE
 from qcompiler.ir.ops import op_name
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.canonical.normalize import rules
 from qcompiler.pipeline import Context, run_passes

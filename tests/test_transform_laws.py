@@ -11,11 +11,12 @@ import pytest
 from torch import Tensor
 
 from qcompiler.certificate import certifies, write_certificate
-from qcompiler.compiler import backends
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
+from qcompiler.pass_text import make_pass, parse_pass
 from qcompiler.passes import transform
 from qcompiler.passes.recipes import catalogue
-from qcompiler.pipeline import Context, Exact, Options, Pass, difference, make_pass, parse_pass, run_passes
+from qcompiler.pipeline import Context, Exact, Options, Pass, difference, run_passes
 from qcompiler.targets import load_target
 from tests.certificate_checker import check
 from tests.transform_models import KINDS, batches, canonical

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qcompiler.analysis.groups import Action, Place
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import SpecError
 from qcompiler.ir.program import Node, Program
+from qcompiler.job import prepare, run_job
+from qcompiler.pass_text import parse_pass
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.transform.evaluate import rounded
 from qcompiler.passes.transform.learned import METHODS, AffineQuant, SpinQuant
@@ -43,7 +44,7 @@ from qcompiler.passes.transform.learned.sites import (
 from qcompiler.passes.transform.learned.tasks import Folded, Online, Task
 from qcompiler.passes.transform.learned.units import units_of
 from qcompiler.passes.transform.wanted import by_source, wanted
-from qcompiler.pipeline import Context, Pass, difference, parse_pass, run_passes
+from qcompiler.pipeline import Context, Pass, difference, run_passes
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec
 from qcompiler.training import Loss, Sample, Schedule, reconstruct

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qcompiler.errors import SpecError
+from qcompiler.pass_text import parse_passes
 from qcompiler.passes.recipes.catalogue import catalogue
-from qcompiler.pipeline import parse_passes
 from qcompiler.reducers import Samples
 
 SENSELESS = (

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.analysis.segments import segments
-from qcompiler.compiler import prepare, run_job
 from qcompiler.errors import InputError
 from qcompiler.ir import ops
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 from qcompiler.walk import Walk
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qcompiler.compiler import backends
 from qcompiler.data import Inputs
 from qcompiler.frontends.torch_trace import Dynamic, trace_module
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, run_passes
 from qcompiler.targets import load_target

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims.testbeds import linear_layer, verdict
-from qcompiler.compiler import prepare, run_job
 from qcompiler.ir.interp import evaluate
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.allocate import UsePlan
 from qcompiler.passes.recipes import Recipe
 from qcompiler.plan import Assignment, Plan

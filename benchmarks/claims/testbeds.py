@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.common import ROOT
-from qcompiler.compiler import prepare, run_job
 from qcompiler.ir.interp import run
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.recipes import Recipe
 from qcompiler.passes.solve.expression import Codes
 from qcompiler.passes.solve.layers import Geometry, Inputs, Layer

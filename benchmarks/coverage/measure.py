@@ -18,12 +18,12 @@ from benchmarks.coverage.corpus import find
 from benchmarks.coverage.isolated import Row
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.writer import save_model, write_model
-from qcompiler.compiler import backends
 from qcompiler.data import as_inputs, flat_batch
 from qcompiler.errors import QCompilerError
 from qcompiler.ir.interp import flatten_inputs
 from qcompiler.ir.program import Program
 from qcompiler.ir.structure import describe
+from qcompiler.job import backends
 from qcompiler.measure import output_sqnr_db
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, run_passes

@@ -15,11 +15,11 @@ from onnx import numpy_helper, version_converter
 
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.writer import write_model
-from qcompiler.compiler import backends
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.frontends.onnx_import import import_onnx
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Program
+from qcompiler.job import backends
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.pipeline import Context, Options, run_passes
 from qcompiler.target import Target

@@ -25,15 +25,7 @@ from qcompiler.ir.types import TensorType
 from qcompiler.layout import channels_last
 from qcompiler.measure import limit_samples, sample_count
 from qcompiler.plan import Assignment
-from qcompiler.spec import (
-    QuantSpec,
-    Scales,
-    block_reduce,
-    choose_qparams,
-    dequantize,
-    qparams_from_range,
-    quantize,
-)
+from qcompiler.spec import QuantSpec, Scales, block_reduce, fake_quantize, nearest, qparams_from_range
 from qcompiler.stats import Batch
 
 _HELD = 1 << 26
@@ -143,10 +135,10 @@ class Trial:
                 self._weights[key] = through_grid(value, spec)
             return self._weights[key]
         if spec.dynamic:
-            return _rounded(value, choose_qparams(value, spec), spec)
+            return nearest(value, spec)
         if (node, spec) not in self._grids:
             self._grids[node, spec] = best_grid(self._samples(node), spec)
-        return _rounded(value, self._grids[node, spec], spec)
+        return fake_quantize(value, *self._grids[node, spec], spec)
 
     def _samples(self, node: Node) -> Tensor:
         """The float values of a node in all batches, in the first one only where their shapes differ."""
@@ -174,7 +166,7 @@ def affordable_samples(program: Program, batches: Sequence[Batch]) -> int:
 
 def through_grid(weight: Tensor, spec: QuantSpec) -> Tensor:
     """A weight at the nearest values of its grid."""
-    return _rounded(weight, best_grid(weight, spec), spec)
+    return fake_quantize(weight, *best_grid(weight, spec), spec)
 
 
 def best_grid(value: Tensor, spec: QuantSpec) -> Grid:
@@ -188,7 +180,7 @@ def best_grid(value: Tensor, spec: QuantSpec) -> Grid:
         return qparams_from_range(low, high, spec)
     best, least = torch.ones_like(low), torch.full(low.shape, torch.inf)
     for shrink in _SHRINKS if spec.bits <= _FEW_BITS else _SHRINKS[:_FEW_SHRINKS]:
-        error = _rounded(value, qparams_from_range(low * shrink, high * shrink, spec), spec) - value
+        error = fake_quantize(value, *qparams_from_range(low * shrink, high * shrink, spec), spec) - value
         total = block_sums(error.square_(), spec.block)
         best, least = torch.where(total < least, shrink, best), torch.minimum(total, least)
     return qparams_from_range(low * best, high * best, spec)
@@ -205,10 +197,6 @@ def block_sums(x: Tensor, block: tuple[int, ...]) -> Tensor:
             x = torch.cat([x, x.new_zeros(rest)], axis) if missing else x
             x = x.unflatten(axis, (-1, extent)).sum(axis + 1)
     return x
-
-
-def _rounded(value: Tensor, grid: Grid, spec: QuantSpec) -> Tensor:
-    return dequantize(quantize(value, *grid, spec), *grid, spec)
 
 
 def _tensors(values: Sequence[object]) -> list[Tensor]:

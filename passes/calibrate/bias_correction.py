@@ -28,7 +28,7 @@ from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.qparams import is_set, qparam_values, qparams_of
 from qcompiler.reducers import Mean
-from qcompiler.spec import QuantSpec, dequantize, quantize
+from qcompiler.spec import QuantSpec, fake_quantize
 from qcompiler.stats import Reducer, Request
 from qcompiler.taps import TapMeans, Window
 
@@ -142,7 +142,7 @@ def mean_error(program: Program, node: Node, real: Tensor, rounded: Tensor) -> T
         raise PassError(f"'%{node.name}' has no quantized weight")
     spec = cast(QuantSpec, program.bind(quantizer)["spec"])
     scale, zero_point = qparam_values(program, qparams_of(program, quantizer))
-    coarse = dequantize(quantize(weight, scale, zero_point, spec), scale, zero_point, spec)
+    coarse = fake_quantize(weight, scale, zero_point, spec)
     exact, found = _apply(program, node, real, weight), _apply(program, node, rounded, coarse)
     return exact - found
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from qcompiler.histogram import Histogram, Histograms
 from qcompiler.passes.calibrate.method import Energy, Ranges, merged_histograms, row_spec, stacked
-from qcompiler.spec import QuantSpec, dequantize, qparams_from_range, quantize
+from qcompiler.spec import QuantSpec, fake_quantize, qparams_from_range
 
 _SAMPLES = 1 << 17
 _FACTORS = torch.logspace(0, -8, 65, base=2, dtype=torch.float64)
@@ -81,5 +81,5 @@ def squared_errors(values: Tensor, counts: Tensor, ranges: Tensor, spec: QuantSp
     """Weighted squared error of each candidate: values [n], counts [n], ranges [k, 2] -> [k] float64."""
     scale, zero_point = qparams_from_range(ranges[:, :1], ranges[:, 1:], spec)
     x = values.float().expand(len(ranges), -1)
-    error = dequantize(quantize(x, scale, zero_point, spec), scale, zero_point, spec) - x
+    error = fake_quantize(x, scale, zero_point, spec) - x
     return error.square_().double() @ counts

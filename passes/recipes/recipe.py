@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qcompiler.errors import InputError, QCompilerError, SpecError
+from qcompiler.pass_text import make_pass, parse_pass, pass_text
 from qcompiler.passes.allocate import Assign
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.recipes.catalogue import catalogue
-from qcompiler.pipeline import Pass, make_pass, parse_pass, pass_text
+from qcompiler.pipeline import Pass
 from qcompiler.spec import parse_scheme
 
 _FOLDER = Path(__file__).parent

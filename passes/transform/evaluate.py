@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qcompiler.spec import QuantSpec, block_reduce, choose_qparams, dequantize, qparams_from_range, quantize
+from qcompiler.spec import QuantSpec, block_reduce, fake_quantize, nearest, qparams_from_range
 
 _MATRIX = 2
 # Shares of the range, as a calibrator that searches would clip a heavy tail.
@@ -131,10 +131,7 @@ def column_energies(readers: Sequence[Reader], weights: Sequence[Tensor]) -> Ten
 
 def rounded(value: Tensor, spec: QuantSpec | None) -> Tensor:
     """A tensor on its nearest grid values, with ranges from its smallest and largest elements."""
-    if spec is None:
-        return value
-    scale, zero_point = choose_qparams(value, spec)
-    return dequantize(quantize(value, scale, zero_point, spec), scale, zero_point, spec)
+    return value if spec is None else nearest(value, spec)
 
 
 def rounded_input(x: Tensor, spec: QuantSpec | None, energies: Tensor | None = None, axis: int = -1) -> Tensor:
@@ -177,8 +174,7 @@ def _extremes(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 
 
 def _fake(x: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
-    scale, zero_point = qparams_from_range(low, high, spec)
-    return dequantize(quantize(x, scale, zero_point, spec), scale, zero_point, spec)
+    return fake_quantize(x, *qparams_from_range(low, high, spec), spec)
 
 
 def _moved(x: Tensor, transform: Tensor, axis: int) -> Tensor:

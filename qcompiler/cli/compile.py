@@ -17,7 +17,7 @@ from qcompiler.cli.steps import print_program, printing, select_steps
 if TYPE_CHECKING:
     from qcompiler.artifact import Artifact
     from qcompiler.budget import Budget
-    from qcompiler.compiler import Job
+    from qcompiler.job import Job
     from qcompiler.pipeline import Check
 
 
@@ -93,7 +93,7 @@ def compile_command(
     inputs are the first calibration samples, or the arrays of --inputs.
     """
     from qcompiler.budget import Budget
-    from qcompiler.compiler import budgeted, recipe_for
+    from qcompiler.job import budgeted, recipe_for
     from qcompiler.pipeline import Options
 
     limit = Budget.parse(budget) if budget else None
@@ -118,7 +118,8 @@ def _build(
     job: Job, output: Path | None, force: bool, budget: Budget | None, strict: bool, as_json: bool
 ) -> Callable[[], None]:
     """Runs the job; returns what is left to print once the progress is off the screen."""
-    from qcompiler.compiler import build, run_job
+    from qcompiler.compiler import build
+    from qcompiler.job import run_job
 
     if job.options.stop_after is not None or output is None:
         _, program, steps = run_job(job)

@@ -14,8 +14,8 @@ from qcompiler.cli.steps import ALL, select_steps
 
 if TYPE_CHECKING:
     from qcompiler.cli.diffing import Difference, Numbers
-    from qcompiler.compiler import Job
     from qcompiler.ir.program import Program
+    from qcompiler.job import Job
 
 WORST = 20
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}

@@ -14,8 +14,8 @@ from qcompiler.cli.sources import Reading, make_job
 from qcompiler.cli.steps import headline, print_program, select_steps, step_json
 
 if TYPE_CHECKING:
-    from qcompiler.compiler import Job
     from qcompiler.ir.program import Program
+    from qcompiler.job import Job
     from qcompiler.pipeline import Check, Step
 
 
@@ -115,7 +115,7 @@ def dump_job(model: str, reading: Reading, recipe: str | None, passes: str | Non
 
 def programs_after(job: Job, numbers: set[int]) -> list[tuple[Step, Program]]:
     """Runs a job as far as needed; the chosen steps with the programs after them, step 0 being the start."""
-    from qcompiler.compiler import run_job
+    from qcompiler.job import run_job
     from qcompiler.pipeline import Step, peak_bytes
 
     found: list[tuple[Step, Program]] = []

@@ -44,7 +44,7 @@ def passes_command(as_json: bool) -> None:
 @shared
 def targets_command(name: str | None, as_json: bool) -> None:
     """List the targets, or the kernel rows of target NAME."""
-    from qcompiler.compiler import backends
+    from qcompiler.job import backends
     from qcompiler.targets import load_target, target_names
 
     if name is not None:
@@ -109,7 +109,7 @@ def describe_pass(cls: type[Pass]) -> dict[str, object]:
 
 def describe_recipe(recipe: Recipe) -> dict[str, object]:
     """What the catalogue says of a recipe."""
-    from qcompiler.pipeline import pass_text
+    from qcompiler.pass_text import pass_text
 
     return {
         "name": recipe.name,

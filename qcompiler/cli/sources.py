@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from qcompiler.errors import InputError, ParseError
 
 if TYPE_CHECKING:
-    from qcompiler.compiler import Job
+    from qcompiler.job import Job
     from qcompiler.passes.recipes import Recipe
     from qcompiler.pipeline import Options
 
@@ -109,9 +109,9 @@ def make_job(
     Raises:
         QCompilerError: of any kind, about the model, the data, the recipe or the target.
     """
-    from qcompiler.compiler import prepare
+    from qcompiler.job import prepare
+    from qcompiler.pass_text import parse_passes
     from qcompiler.passes.recipes import catalogue
-    from qcompiler.pipeline import parse_passes
 
     job = prepare(
         open_model(model),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         choose_qparams,
         dequantize,
         effective_scale,
+        fake_quantize,
+        nearest,
         qparams_from_range,
         quantize,
     )
@@ -33,6 +35,8 @@ _LAZY = {
     "choose_qparams": "qcompiler.spec.arithmetic",
     "dequantize": "qcompiler.spec.arithmetic",
     "effective_scale": "qcompiler.spec.arithmetic",
+    "fake_quantize": "qcompiler.spec.arithmetic",
+    "nearest": "qcompiler.spec.arithmetic",
     "qparams_from_range": "qcompiler.spec.arithmetic",
     "quantize": "qcompiler.spec.arithmetic",
 }
@@ -61,6 +65,8 @@ __all__ = [
     "dequantize",
     "effective_scale",
     "expand_blocks",
+    "fake_quantize",
+    "nearest",
     "parse_scheme",
     "qparams_from_range",
     "quantize",

@@ -125,6 +125,16 @@ def dequantize(
     return (offset.mul_(step) if own else offset * step).to(q.dtype)
 
 
+def fake_quantize(x: Tensor, scale: Scales, zero_point: Tensor | None, spec: QuantSpec) -> Tensor:
+    """The numbers that `x` becomes by quantizing and dequantizing; arguments and errors as for `quantize`."""
+    return dequantize(quantize(x, scale, zero_point, spec), scale, zero_point, spec)
+
+
+def nearest(x: Tensor, spec: QuantSpec) -> Tensor:
+    """The nearest numbers of a spec, with ranges from the smallest and largest elements of `x`."""
+    return fake_quantize(x, *choose_qparams(x, spec), spec)
+
+
 def effective_scale(scale: Scales, spec: QuantSpec, shape: torch.Size) -> Tensor:
     """The scale of every element: the product of all levels, as a view of `shape` where blocks allow it.
 

@@ -28,7 +28,7 @@ from qcompiler.ir.types import TensorType
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.plan import Decomposition
 from qcompiler.reducers import Samples
-from qcompiler.spec import QuantSpec, bits_per_element, choose_qparams, dequantize, quantize
+from qcompiler.spec import QuantSpec, bits_per_element, nearest
 from qcompiler.stats import Request
 
 _SAMPLES = Samples(-1, 1024)
@@ -121,24 +121,22 @@ def residual_count(x: Tensor, align: int) -> int:
     return -(-int(large.sum()) // (len(x) * align)) * align
 
 
-def nearest(x: Tensor, spec: QuantSpec) -> Tensor:
+def nearest_rows(x: Tensor, spec: QuantSpec) -> Tensor:
     """The nearest values of a spec whose leading axes may be more than those of `x`."""
-    shaped = x.reshape(*[1] * (spec.rank - x.dim()), *x.shape)
-    scale, zero_point = choose_qparams(shaped, spec)
-    return dequantize(quantize(shaped, scale, zero_point, spec), scale, zero_point, spec).reshape(x.shape)
+    return nearest(x.reshape(*[1] * (spec.rank - x.dim()), *x.shape), spec).reshape(x.shape)
 
 
 def two_stages(x: Tensor, spec: QuantSpec, extra: int) -> Tensor:
     """What `x` [rows, channels] amounts to with the residuals of its last `extra` channels."""
-    first = nearest(x, spec)
-    tail = nearest(x[:, -extra:] - first[:, -extra:], spec)
+    first = nearest_rows(x, spec)
+    tail = nearest_rows(x[:, -extra:] - first[:, -extra:], spec)
     return torch.cat([first[:, :-extra], first[:, -extra:] + tail], 1)
 
 
 def plain_error(x: Tensor, weights: Sequence[tuple[Tensor, QuantSpec]], spec: QuantSpec) -> float:
     """Squared output error of linears without residual channels."""
-    read = nearest(x, spec)
-    return sum(float((read @ nearest(weight, own).T - x @ weight.T).square().sum()) for weight, own in weights)
+    read = nearest_rows(x, spec)
+    return sum(float((read @ nearest_rows(weight, own).T - x @ weight.T).square().sum()) for weight, own in weights)
 
 
 def augmented_error(
@@ -147,7 +145,7 @@ def augmented_error(
     """The same with the channels in this order and the residuals of the last ones."""
     read = two_stages(x[:, order], spec, extra)
     return sum(
-        float((read @ nearest(weight[:, order], own).T - x @ weight.T).square().sum()) for weight, own in weights
+        float((read @ nearest_rows(weight[:, order], own).T - x @ weight.T).square().sum()) for weight, own in weights
     )
 
 

@@ -27,15 +27,7 @@ from qcompiler.passes.solve.driver import Solved
 from qcompiler.passes.solve.learned.drive import Plan, UnitName, learn
 from qcompiler.passes.solve.learned.variables import Quantized, stored_scale
 from qcompiler.pipeline import Context, Lossy, Promise
-from qcompiler.spec import (
-    QuantSpec,
-    choose_qparams,
-    dequantize,
-    effective_scale,
-    expand_blocks,
-    quantize,
-    round_through,
-)
+from qcompiler.spec import QuantSpec, choose_qparams, dequantize, effective_scale, expand_blocks, nearest, round_through
 from qcompiler.training import Schedule, Trained
 
 _SEARCHED, _LEARNED = (0.2, 1.2), (0.2, 1.5)
@@ -166,8 +158,6 @@ def best_exponent(weight: Tensor, spec: QuantSpec) -> float:
 
     def error(exponent: float) -> float:
         found = power_spec(spec, exponent)
-        scale, zero_point = choose_qparams(weight, found)
-        real = dequantize(quantize(weight, scale, zero_point, found), scale, zero_point, found)
-        return float((real - weight).square().sum())
+        return float((nearest(weight, found) - weight).square().sum())
 
     return golden_section(error, *_SEARCHED)

@@ -1,0 +1,158 @@
+"""A compilation with every choice made: the program as traced, the target, the passes, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from qcompiler.backends.onnx.backend import OnnxBackend
+from qcompiler.backends.reference.backend import ReferenceBackend
+from qcompiler.budget import Budget
+from qcompiler.data import Batches, calibration_batches, example_from, flat_batch, sample_inputs
+from qcompiler.errors import InputError
+from qcompiler.ir.program import Program, Stage
+from qcompiler.pass_text import parse_pass
+from qcompiler.passes.allocate import Assign, MixedPrecision, UsePlan
+from qcompiler.passes.canonical import CANONICAL
+from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
+from qcompiler.pipeline import Context, Options, Pass, Step, run_passes
+from qcompiler.plan import Plan
+from qcompiler.stats import Batch
+from qcompiler.summary import first_rows
+from qcompiler.target import Backend, Target
+from qcompiler.targets import load_target
+from qcompiler.tracer import Dynamic, trace, trace_sample
+
+CHECKED_ROWS = 2
+
+_Named = TypeVar("_Named", str, str | Path | Recipe)
+
+
+def backends() -> Mapping[str, Backend]:
+    """The code behind each target family, by name."""
+    return {backend.name: backend for backend in (OnnxBackend(), ReferenceBackend())}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation, all choices made: what `compile` runs and the command line drives.
+
+    Args:
+        program: as traced.
+        target: the device.
+        passes: in order.
+        recipe: the passes came from.
+        batches: calibration data in flat form, empty when none was given.
+        example: flat inputs for checks and measurements when there is no calibration data.
+        seed: of every random choice.
+        options: of the runner.
+        log: takes one line for the user.
+    """
+
+    program: Program
+    target: Target
+    passes: Sequence[Pass]
+    recipe: Recipe
+    batches: Sequence[Batch] = ()
+    example: Batch | None = None
+    seed: int = 0
+    options: Options = field(default_factory=Options)
+    log: Callable[[str], None] = lambda line: None
+
+    @property
+    def sample(self) -> Batch:
+        """A small real batch if there is one."""
+        if self.batches:
+            return first_rows(self.program, self.batches[0], CHECKED_ROWS)
+        return self.example if self.example is not None else sample_inputs(self.program, self.seed)
+
+
+def prepare(
+    model: object,
+    target: str | Target = "onnxruntime",
+    inputs: object = None,
+    calibration: object = None,
+    recipe: str | Path | Recipe = "auto",
+    plan: str | Path | Plan | None = None,
+    dynamic: Dynamic = "auto",
+    seed: int = 0,
+    options: Options | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    weights: str | Path | None = None,
+) -> Job:
+    """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
+    device = target if isinstance(target, Target) else load_target(target, backends())
+    chosen = load_recipe(_automatic(calibration, log) if recipe == "auto" else recipe)
+    if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
+        source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
+        inputs, calibration = example_from(calibration)
+        program = trace_sample(model, inputs, dynamic, source, weights)
+    else:
+        program = trace(model, inputs, dynamic, weights)
+    batches = calibration_batches(program, calibration) if calibration is not None else Batches(program)
+    example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
+    extra = [parse_pass(text, catalogue()) for text in device.passes]
+    passes = (*CANONICAL, *extra, *(_replayed(pass_, plan) for pass_ in chosen.passes))
+    return Job(program, device, passes, chosen, batches, example, seed, options or Options(), log)
+
+
+def recipe_for(recipe: _Named, budget: Budget | None) -> _Named | str:
+    """The recipe that `auto` means under a budget: one that allocates, when a size is not all that is limited."""
+    return "mixed" if recipe == "auto" and budget is not None and set(budget.words) - {"size"} else recipe
+
+
+def budgeted(job: Job, budget: Budget) -> Job:
+    """The job whose allocating passes know the budget.
+
+    Raises:
+        InputError: when the budget limits what only an allocation can keep, and the recipe has none.
+    """
+
+    def told(pass_: Pass) -> Pass:
+        return pass_.with_budget(budget) if isinstance(pass_, MixedPrecision | UsePlan) else pass_
+
+    allocates = any(isinstance(pass_, MixedPrecision | UsePlan) for pass_ in job.passes)
+    beyond = sorted(set(budget.words) - {"size", "max_drop"})
+    if beyond and not allocates:
+        raise InputError(
+            f"the recipe {job.recipe.name} allocates nothing, so that it cannot keep {beyond[0]}",
+            mend="use the recipe mixed, or one with the pass mixed_precision",
+        )
+    recipe = replace(job.recipe, passes=tuple(map(told, job.recipe.passes)))
+    return replace(job, passes=tuple(map(told, job.passes)), recipe=recipe)
+
+
+def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
+    """Runs the passes of a job.
+
+    Returns:
+        the last canonical program, the program after the last pass, and the steps.
+    """
+    kept: list[Program] = []
+
+    def show(step: Step, program: Program) -> None:
+        if program.stage == Stage.CANONICAL:
+            kept[:] = [program]
+        job.options.show(step, program)
+
+    context = Context(job.target, seed=job.seed, log=job.log)
+    options = replace(job.options, show=show)
+    program, steps = run_passes(job.program, job.passes, context, job.batches, options, job.sample)
+    return (kept[0] if kept else program), program, steps
+
+
+def _automatic(calibration: object, log: Callable[[str], None]) -> str:
+    if calibration is not None:
+        return "w8a8"
+    log("no calibration data: recipe w8a8_dynamic, which finds activation ranges at run time")
+    return "w8a8_dynamic"
+
+
+def _replayed(pass_: Pass, plan: str | Path | Plan | None) -> Pass:
+    if plan is None or not isinstance(pass_, Assign | MixedPrecision):
+        return pass_
+    return UsePlan(plan=plan) if isinstance(plan, Plan) else UsePlan(path=str(plan))
