@@ -29,12 +29,13 @@ from qcompiler.measure import limit_samples
 from qcompiler.passes.allocate.core import make_core
 from qcompiler.passes.allocate.costs import AverageBits
 from qcompiler.passes.allocate.dynamic_program import DynamicProgram
+from qcompiler.passes.allocate.harm import Results, divergence, relative_error
 from qcompiler.passes.allocate.lagrangian import lagrangian_bound
 from qcompiler.passes.allocate.milp import Milp
 from qcompiler.passes.allocate.problem import LOSS, Option, Pair, Problem, Solution, Table, Unit
-from qcompiler.passes.allocate.sensitivities import SENSITIVITIES, divergence, relative_error
+from qcompiler.passes.allocate.sensitivity import measure_table
 from qcompiler.passes.allocate.solvers import SolverName, make_solver
-from qcompiler.passes.allocate.trial import Results, Trial
+from qcompiler.passes.allocate.trial import Trial
 from qcompiler.passes.allocate.units import Offer, offer
 from qcompiler.passes.recipes import Recipe
 from qcompiler.pipeline import Context
@@ -176,18 +177,16 @@ def model_rows(name: str, kinds: Sequence[str]) -> list[Row]:
     fresh = Trial(program, list(job.batches)[len(used) :] or used)
     metric = divergence if case.kind in ("cnn", "vit", "lm") else relative_error
     rows: list[Row] = []
-    for kind in SENSITIVITIES:
-        if kind.name not in kinds:
-            continue
+    for kind in kinds:
         started = time.perf_counter()
-        table = kind().measure(program, found.units, context)
+        table = measure_table(kind, program, found.units, context)
         seconds = time.perf_counter() - started
         for width in LIMITED:
             uniform = found.uniform(schemes[width].name)
             problem = Problem(found.units, table, {"average_bits": bits.table})
             limit = problem.used(uniform, "average_bits")
             problem = replace(problem, limits={"average_bits": limit})
-            row: Row = {"model": name, "units": len(found.units), "sensitivity": kind.name, "s": seconds, "bits": limit}
+            row: Row = {"model": name, "units": len(found.units), "sensitivity": kind, "s": seconds, "bits": limit}
             row[f"uniform {metric.__name__}"] = judged(found, fresh, uniform, metric)
             for solver in ("milp", *HEURISTICS):
                 solution = attempted(solver, problem)

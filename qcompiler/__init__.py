@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qcompiler.budget import Budget
     from qcompiler.compiler import compile, load, parse
     from qcompiler.data import Inputs
+    from qcompiler.exporter import export
     from qcompiler.frontends.torch_meta import without_weights
     from qcompiler.ir.program import Program
     from qcompiler.passes.recipes import Recipe
@@ -34,6 +35,7 @@ else:
         "Recipe": "qcompiler.passes.recipes",
         "Target": "qcompiler.target",
         "compile": "qcompiler.compiler",
+        "export": "qcompiler.exporter",
         "load": "qcompiler.compiler",
         "parse": "qcompiler.compiler",
         "trace": "qcompiler.tracer",
@@ -62,6 +64,7 @@ __all__ = [
     "Target",
     "compile",
     "errors",
+    "export",
     "load",
     "parse",
     "trace",

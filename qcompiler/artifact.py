@@ -30,10 +30,12 @@ from qcompiler.manifest import (
 )
 from qcompiler.plan import Plan
 from qcompiler.report import Report, html
+from qcompiler.simulate import Meanings, simulation
 from qcompiler.target import Runner, Target
 from qcompiler.weights import read_program, write_program
 
 RunnerFactory = Callable[[Path, Mapping[str, object]], Runner]
+MeaningsFactory = Callable[[Mapping[str, object]], Meanings]
 
 ONNX_FILE = "model.onnx"
 PLAN_FILE = "plan.json"
@@ -57,11 +59,13 @@ class Artifact:
         folder: Path,
         manifest: Manifest,
         runner: Runner,
+        meanings: Meanings,
         holder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._runner = runner
+        self._meanings = meanings
         self._owned = _Owned(holder) if holder is not None else None
         self._call = Artifact.bare(manifest.face.signature, manifest.face.program(), runner)
 
@@ -93,8 +97,27 @@ class Artifact:
         """
         return self._call(*args, **kwargs)
 
+    def simulate(self, *args: object, **kwargs: object) -> object:
+        """What the artefact computes, without the runtime that it is for: its program by the meanings of its kernels.
+
+        Codes are those of the device, element for element; what stays in float may differ by a few roundings.
+
+        Args and result: as for a call. Raises InputError for inputs that do not fit.
+        """
+        return self._simulated(*args, **kwargs)
+
+    @cached_property
+    def _simulated(self) -> Callable[..., object]:
+        face = self.manifest.face
+        return Artifact.bare(face.signature, face.program(), simulation(self.program, self._meanings))
+
     def __repr__(self) -> str:
         return f"<Artifact @{self.manifest.face.name} for {self.manifest.target} in {self.folder}>"
+
+    @property
+    def runner(self) -> Runner:
+        """Runs the files: flat inputs to flat results."""
+        return self._runner
 
     @cached_property
     def report(self) -> Report:
@@ -147,7 +170,7 @@ class Artifact:
                 if (self.folder / name).exists():
                     (work / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.folder / name, work / name)
-        saved = Artifact(target, self.manifest, self._runner)
+        saved = Artifact(target, self.manifest, self._runner, self._meanings)
         # The runner may still read files of the temporary folder.
         saved._owned = self._owned
         return saved
@@ -192,7 +215,10 @@ def write_files(
 
 
 def open_artifact(
-    folder: Path, runner_factory: RunnerFactory, holder: tempfile.TemporaryDirectory[str] | None = None
+    folder: Path,
+    runner_factory: RunnerFactory,
+    holder: tempfile.TemporaryDirectory[str] | None = None,
+    meanings_factory: MeaningsFactory = lambda manifest: {},
 ) -> Artifact:
     """Opens an artefact; nothing is unpickled.
 
@@ -201,6 +227,7 @@ def open_artifact(
         runner_factory: makes what runs it, from the folder and the manifest as plain data.
         holder: the temporary directory in which this process has just written the folder; it goes when the
             artefact goes, and the files are not checked again.
+        meanings_factory: tells what its kernels compute, from the manifest as plain data; by default there are none.
 
     Raises:
         InputError: when the folder is no artefact, or a file is missing or changed.
@@ -208,7 +235,8 @@ def open_artifact(
     manifest = Manifest.load(folder)
     if holder is None:
         verify_files(folder, manifest.files)
-    return Artifact(folder, manifest, runner_factory(folder, manifest.to_json()), holder)
+    data = manifest.to_json()
+    return Artifact(folder, manifest, runner_factory(folder, data), meanings_factory(data), holder)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class Budget:
             return None
         match = _NUMBER.fullmatch(str(word))
         value, unit = (float(match[1]), match[2].lower()) if match else (0.0, "?")
+        if not 0 < value < math.inf and not (value == 0 and name == "max_drop"):
+            unit = "?"
         if unit == "x" and value > 0 and name in _FACTORS:
             return reference / value if name in _DIVIDED else reference * value
         units = _FACTORS.get(name, {"": 1.0})
@@ -132,8 +135,24 @@ class Budget:
             raise InputError(
                 f"the budget allows {limit:,.0f} bytes and the artefact takes {quantized_bytes:,} "
                 f"({float_bytes / quantized_bytes:.2f}x smaller than float)",
-                mend="choose a recipe with fewer bits, such as w4a16g128, or a larger budget (an allocation does not "
-                "count the graph and padding)",
+                mend="choose a recipe with fewer bits, such as w4a16g128, or a larger budget",
+            )
+
+    def check_bits(self, bits: float | None) -> None:
+        """Refuses an artefact whose weights take more bits than allowed, with all that passes have added to them.
+
+        Args:
+            bits: average over the weights that were allocated, None when none was.
+
+        Raises:
+            InputError: saying what was asked and what came out.
+        """
+        limit = self.resolve("average_bits", 1.0)
+        if limit is not None and bits is not None and bits > limit * (1 + _ROUNDING):
+            raise InputError(
+                f"the budget allows {limit:.6g} bits per weight and the artefact takes {bits:.6g}: passes after the "
+                "allocation have added parts to weights",
+                mend="take out the pass that adds branches or parts, or allow that much less to the allocation",
             )
 
     def check_drop(self, sqnr_db: float | None) -> None:
@@ -157,6 +176,7 @@ _FACTORS: Mapping[str, Mapping[str, float]] = {
     "latency": _SECONDS,
     "bops": _COUNTS,
 }
+_ROUNDING = 1e-9
 _DIVIDED = ("size", "peak_memory")
 _EXAMPLES = {
     "size": 'for example "4x", "500kB", "2MiB" or a number of bytes',

@@ -17,17 +17,21 @@ import torch
 from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
 from qcompiler.budget import Budget
 from qcompiler.errors import AuditError, InputError, PassError
+from qcompiler.frontier import Frontier
 from qcompiler.ir.interp import run
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
-from qcompiler.job import Job, backends, budgeted, prepare, recipe_for, run_job
+from qcompiler.job import Job, backends, budgeted, prepare, recipe_for, run_job, tried_deployed
 from qcompiler.passes.allocate import MixedPrecision
 from qcompiler.passes.recipes import Recipe
 from qcompiler.pipeline import Step, peak_bytes
-from qcompiler.plan import Plan, plan_of
+from qcompiler.plan import MEASURED, Plan, plan_of
+from qcompiler.promises import Outcome, average_bits, fitted, latency_report, with_latencies, with_latency
+from qcompiler.properties import properties
 from qcompiler.report import Report
-from qcompiler.summary import parameter_bytes, summarize
-from qcompiler.target import Foresees, Runner, Target
+from qcompiler.simulate import Meanings, Simulation, simulation
+from qcompiler.summary import parameter_bytes, simulated_line, summarize
+from qcompiler.target import Annotates, Backend, Foresees, Runner, Target
 from qcompiler.tracer import Dynamic
 
 
@@ -46,6 +50,7 @@ def compile(
     strict: bool = False,
     seed: int = 0,
     weights: str | Path | None = None,
+    simulate: Simulation = "quantized",
 ) -> Artifact:
     """Compiles a model for a target.
 
@@ -70,7 +75,10 @@ def compile(
         seed: of every random choice.
         weights: a `.safetensors` file, or a folder with one or with a Hugging Face index of several, whose tensors
             take the place of a torch model's parameters. They stay in the file until a pass needs them; the model may
-            be on the meta device.
+            be on the meta device. Weights that the checkpoint (compressed-tensors, GPTQ, AWQ, a `.gguf` file) stores
+            quantized keep their codes; recipe `auto` is then `stored`.
+        simulate: what predicts accuracy: `quantized`, float operators between quantize and dequantize, or `deployed`,
+            the kernels of the target by what they mean; allocations then try whole plans so, and the report has a line.
 
     Returns:
         The artefact: call it like the model; see `.report`, `.plan`, `.onnx`, `.save(folder)`.
@@ -84,7 +92,7 @@ def compile(
         check_output(Path(output))
     chosen = recipe_for(recipe, budget)
     job = prepare(model, target, inputs, calibration, chosen, plan, dynamic, seed, weights=weights)
-    return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict)
+    return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict, simulate=simulate)
 
 
 def parse(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
@@ -107,7 +115,7 @@ def load(folder: str | Path) -> Artifact:
     Raises:
         InputError: when the folder is no artefact, or a file is missing or changed.
     """
-    return open_artifact(Path(folder), _runner)
+    return open_artifact(Path(folder), _runner, meanings_factory=_meanings)
 
 
 def _checked(job: Job, size: list[int]) -> Job:
@@ -127,8 +135,27 @@ def _checked(job: Job, size: list[int]) -> Job:
     return replace(job, options=replace(job.options, show=look))
 
 
-def _noting(job: Job, notes: list[str]) -> Job:
-    """The job, which also keeps what its allocation says to the user; the report repeats it."""
+def _run(job: Job, size: list[int], notes: list[str]) -> Outcome:
+    """Runs and lowers a job; `size` becomes its float bytes, `notes` what its allocation says to the user.
+
+    Raises:
+        PassError: when the recipe does not end at a quantized program.
+    """
+    notes.clear()
+    allocated: list[Program] = []
+    canonical, quantized, steps = run_job(_noting(_checked(job, size), notes, allocated))
+    if quantized.stage != Stage.QUANTIZED:
+        raise PassError(
+            f"the recipe ends at stage {quantized.stage}, and only a quantized program can be lowered",
+            mend="end the recipe with apply_plan, calibrate and a weight solver",
+        )
+    job.options.progress("lower", 0, 1)
+    lowered = job.target.backend.lower(quantized, job.target)
+    return Outcome(job, canonical, quantized, lowered, steps, allocated[-1] if allocated else None)
+
+
+def _noting(job: Job, notes: list[str], allocated: list[Program]) -> Job:
+    """The job, which keeps what its allocation says to the user, so that the report repeats it, and its program."""
     log, show = job.log, job.options.show
     said: list[str] = []
 
@@ -139,6 +166,7 @@ def _noting(job: Job, notes: list[str]) -> Job:
     def look(step: Step, program: Program) -> None:
         if step.text.partition("{")[0] == MixedPrecision.name:
             notes.extend(said)
+            allocated.append(program)
         said.clear()
         show(step, program)
 
@@ -153,6 +181,7 @@ def build(
     output: str | Path | None = None,
     strict: bool = False,
     force: bool = False,
+    simulate: Simulation = "quantized",
 ) -> Artifact:
     """Runs a job to the end: passes, lowering, files, audit, measurements, report. Arguments as for `compile`."""
     started = time.perf_counter()
@@ -161,17 +190,21 @@ def build(
     if budget is not None:
         _check_budget(budget)
         job = budgeted(job, budget)
+    if simulate == "deployed":
+        job = tried_deployed(job)
     backend = job.target.backend
     notes: list[str] = []
-    size: list[int] = []
-    canonical, quantized, steps = run_job(_noting(_checked(job, size), notes))
-    if quantized.stage != Stage.QUANTIZED:
-        raise PassError(
-            f"the recipe ends at stage {quantized.stage}, and only a quantized program can be lowered",
-            mend="end the recipe with apply_plan, calibrate and a weight solver",
-        )
-    job.options.progress("lower", 0, 1)
-    lowered = backend.lower(quantized, job.target)
+    frontiers: dict[tuple[str, str], Frontier] = {}
+
+    def draw(frontier: Frontier) -> None:
+        frontiers[frontier.resource, frontier.objective] = frontier
+
+    job = replace(job, drawn=draw)
+    size = [parameter_bytes(job.reference or job.program)]
+    outcome = _run(with_latencies(job), size, notes)
+    if budget is not None:
+        outcome = fitted(outcome, budget.limit(*size), lambda again: _run(again, size, notes))
+    canonical, quantized, lowered, steps = outcome.canonical, outcome.quantized, outcome.lowered, outcome.steps
     holder = tempfile.TemporaryDirectory(prefix="qcompiler-")
     folder = Path(holder.name) / "artifact"
     with building(folder) as work:
@@ -199,18 +232,42 @@ def build(
         if budget is not None:
             budget.check(report.float_bytes, report.quantized_bytes)
             budget.check_drop(report.sqnr_db)
+            budget.check_bits(average_bits(outcome))
         if evaluate is not None:
             report = replace(
                 report,
                 metric_float=_metric(evaluate, lambda *args, **kwargs: run(canonical, *args, **kwargs)),
                 metric_quantized=_metric(evaluate, Artifact.bare(canonical.signature, canonical, runner)),
             )
-        report = replace(report, notes=tuple(notes), seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
-        plan = plan_of(quantized, job.target.name, job.recipe.name)
+        report = with_latency(report, latency_report(outcome, work))
+        notes += report.notes
+        if simulate == "deployed":
+            ships = simulation(lowered, backend.meanings())
+            notes.append(simulated_line(canonical, ships, job.batches or [job.sample], report.sqnr_db))
+        report = replace(report, notes=tuple(notes), frontiers=tuple(frontiers.values()))
+        report = replace(report, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
+        measured = _measured(job, quantized, report)
+        _annotate(job, work, report, measured)
+        plan = replace(plan_of(quantized, job.target.name, job.recipe.name), measured=measured)
         write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, files)
     job.options.progress("done", 1, 1)
-    artifact = open_artifact(folder, _runner, holder)
+    artifact = open_artifact(folder, _runner, holder, _meanings)
     return artifact.save(output, force=force) if output is not None else artifact
+
+
+def _measured(job: Job, quantized: Program, report: Report) -> dict[str, float]:
+    """SQNR of layers in dB: on the data at hand, else what a replayed plan says, so that a replay gives equal files."""
+    if job.batches:
+        return {layer.name: round(layer.sqnr_db, 1) for layer in report.layers if layer.sqnr_db is not None}
+    known = {node.name: node.meta.get(MEASURED) for node in quantized.nodes}
+    return {name: value for name, value in known.items() if isinstance(value, float)}
+
+
+def _annotate(job: Job, folder: Path, report: Report, measured: Mapping[str, float]) -> None:
+    """Lets the emitted files say what made them, where they can."""
+    backend = job.target.backend
+    if isinstance(backend, Annotates):
+        backend.annotate(folder, *properties(job.recipe.to_yaml(), job.target.name, job.seed, report, measured))
 
 
 def _check_budget(budget: object) -> None:
@@ -221,11 +278,19 @@ def _check_budget(budget: object) -> None:
 
 
 def _runner(folder: Path, manifest: Mapping[str, object]) -> Runner:
+    return _backend(manifest, str(folder)).runner(folder)
+
+
+def _meanings(manifest: Mapping[str, object]) -> Meanings:
+    return _backend(manifest, "its manifest").meanings()
+
+
+def _backend(manifest: Mapping[str, object], where: str) -> Backend:
     name = str(manifest.get("backend", ""))
     known = backends()
     if name not in known:
-        raise InputError(f"the artefact needs backend '{name}', which this version lacks", where=str(folder))
-    return known[name].runner(folder)
+        raise InputError(f"the artefact needs backend '{name}', which this version lacks", where=where)
+    return known[name]
 
 
 def _check_fallbacks(report: Report) -> None:

@@ -55,6 +55,12 @@ class Batches(Sequence[Batch]):
             raise IndexError(index)
         return flat_batch(self.program, self.samples[index], f"calibration sample {index}")
 
+    def labels(self, index: int) -> torch.Tensor | None:
+        """The labels that came with a batch: int64 [samples], None where there are none."""
+        sample = self.samples[index]
+        pair = isinstance(sample, tuple | list) and len(sample) == 2 and _is_labels(sample[0], sample[1])
+        return sample[1].long().reshape(-1) if pair else None  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+
 
 def calibration_batches(program: Program, calibration: object, limit: int | None = None) -> Batches:
     """Calibration data as flat batches.

@@ -13,14 +13,18 @@ from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.budget import Budget
 from qcompiler.data import Batches, calibration_batches, example_from, flat_batch, sample_inputs
+from qcompiler.deploy import Deploy
 from qcompiler.errors import InputError
+from qcompiler.frontier import Frontier
 from qcompiler.ir.program import Program, Stage
-from qcompiler.pass_text import parse_pass
+from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.allocate import Assign, MixedPrecision, UsePlan
 from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.recipes import Recipe, catalogue, load_recipe
 from qcompiler.pipeline import Context, Options, Pass, Step, run_passes
 from qcompiler.plan import Plan
+from qcompiler.qparams import stored_spec
+from qcompiler.runs import Recorder, RunHead
 from qcompiler.stats import Batch
 from qcompiler.summary import first_rows
 from qcompiler.target import Backend, Target
@@ -51,6 +55,8 @@ class Job:
         seed: of every random choice.
         options: of the runner.
         log: takes one line for the user.
+        reference: the last canonical program, when `program` is a quantized one that an earlier run left.
+        drawn: takes frontiers that the allocation draws.
     """
 
     program: Program
@@ -62,6 +68,8 @@ class Job:
     seed: int = 0
     options: Options = field(default_factory=Options)
     log: Callable[[str], None] = lambda line: None
+    reference: Program | None = None
+    drawn: Callable[[Frontier], None] = lambda frontier: None
 
     @property
     def sample(self) -> Batch:
@@ -86,13 +94,14 @@ def prepare(
 ) -> Job:
     """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
     device = target if isinstance(target, Target) else load_target(target, backends())
-    chosen = load_recipe(_automatic(calibration, log) if recipe == "auto" else recipe)
+    named = None if recipe == "auto" else load_recipe(recipe)
     if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
         source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
         inputs, calibration = example_from(calibration)
         program = trace_sample(model, inputs, dynamic, source, weights)
     else:
         program = trace(model, inputs, dynamic, weights)
+    chosen = named or load_recipe(_automatic(program, calibration, log))
     batches = calibration_batches(program, calibration) if calibration is not None else Batches(program)
     example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
     extra = [parse_pass(text, catalogue()) for text in device.passes]
@@ -122,6 +131,35 @@ def budgeted(job: Job, budget: Budget) -> Job:
             f"the recipe {job.recipe.name} allocates nothing, so that it cannot keep {beyond[0]}",
             mend="use the recipe mixed, or one with the pass mixed_precision",
         )
+    return _told(job, told)
+
+
+def tried_deployed(job: Job) -> Job:
+    """The job whose allocating passes try whole plans as they would ship."""
+    return _told(job, lambda pass_: replace(pass_, simulate="deployed") if isinstance(pass_, MixedPrecision) else pass_)
+
+
+def _told(job: Job, change: Callable[[Pass], Pass]) -> Job:
+    recipe = replace(job.recipe, passes=tuple(map(change, job.recipe.passes)))
+    return replace(job, passes=tuple(map(change, job.passes)), recipe=recipe)
+
+
+def drawing(job: Job, frontier: str) -> Job:
+    """The job whose allocation draws frontiers for the report, such as `size` or `size:latency`.
+
+    Raises:
+        InputError: when the recipe allocates nothing.
+        SpecError: when the words make no sense.
+    """
+
+    def told(pass_: Pass) -> Pass:
+        return replace(pass_, frontier=frontier) if isinstance(pass_, MixedPrecision) else pass_
+
+    if not any(isinstance(pass_, MixedPrecision) for pass_ in job.passes):
+        raise InputError(
+            f"the recipe {job.recipe.name} allocates nothing, so that there is no frontier to draw",
+            mend="use the recipe mixed, or one with the pass mixed_precision",
+        )
     recipe = replace(job.recipe, passes=tuple(map(told, job.recipe.passes)))
     return replace(job, passes=tuple(map(told, job.passes)), recipe=recipe)
 
@@ -132,20 +170,47 @@ def run_job(job: Job) -> tuple[Program, Program, list[Step]]:
     Returns:
         the last canonical program, the program after the last pass, and the steps.
     """
-    kept: list[Program] = []
+    start = job.reference or job.program
+    kept = [start] if start.stage == Stage.CANONICAL else []
+    recorder = _recorder(job)
 
     def show(step: Step, program: Program) -> None:
         if program.stage == Stage.CANONICAL:
             kept[:] = [program]
+        if recorder is not None:
+            recorder.add(step, program)
         job.options.show(step, program)
 
-    context = Context(job.target, seed=job.seed, log=job.log)
+    context = Context(
+        job.target,
+        seed=job.seed,
+        log=job.log,
+        reference=job.reference,
+        drawn=job.drawn,
+        deploy=Deploy(job.target, job.batches, job.sample),
+    )
     options = replace(job.options, show=show)
     program, steps = run_passes(job.program, job.passes, context, job.batches, options, job.sample)
     return (kept[0] if kept else program), program, steps
 
 
-def _automatic(calibration: object, log: Callable[[str], None]) -> str:
+def _recorder(job: Job) -> Recorder | None:
+    """What writes the run folder, the start already in it; None when nobody asked for one."""
+    options = job.options
+    if options.dump_dir is None:
+        return None
+    real = bool(job.batches) or job.example is not None
+    texts = tuple(pass_text(pass_) for pass_ in job.passes)
+    head = RunHead(job.program.name, job.target.name, job.recipe.to_yaml(), texts, job.seed, real)
+    recorder = Recorder(options.dump_dir, head, options.dump_weights, job.sample)
+    recorder.start(job.program, job.batches, job.log)
+    return recorder
+
+
+def _automatic(program: Program, calibration: object, log: Callable[[str], None]) -> str:
+    if any(stored_spec(program, node) is not None for node in program.nodes):
+        log("the checkpoint is quantized: recipe stored, which keeps its codes and leaves activations in float")
+        return "stored"
     if calibration is not None:
         return "w8a8"
     log("no calibration data: recipe w8a8_dynamic, which finds activation ranges at run time")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,17 @@ import torch
 from qcompiler.certificate import certifies, write_certificate
 from qcompiler.data import sample_inputs
 from qcompiler.errors import PassError, QCompilerError, VerifyError
+from qcompiler.frontier import Frontier
 from qcompiler.ir.fill import is_absent
 from qcompiler.ir.interp import evaluate
-from qcompiler.ir.program import Program, Stage
+from qcompiler.ir.pattern import Refusal
+from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.region import nested_params
 from qcompiler.ir.verify import verify
 from qcompiler.pass_text import pass_text
+from qcompiler.plan import Assignment
 from qcompiler.stats import Batch, Request, Stats, collect
-from qcompiler.target import Target
+from qcompiler.target import Runner, Target
 
 Check = Literal["each", "stretch", "off"]
 
@@ -72,6 +75,9 @@ class Context:
         progress: told the number of parts done and of all, by passes that work through many.
         reference: the program as it stood before it was quantized: what a float model would do once weights are only
             codes. None when the run started later. Not to be edited.
+        refused: takes what a pass left alone; passes call `refuse`.
+        drawn: takes a frontier for the report.
+        deploy: runs a canonical program under a plan as it would ship; None where nothing can lower it.
     """
 
     target: Target
@@ -81,6 +87,20 @@ class Context:
     batches: Sequence[Batch] = ()
     progress: Callable[[int, int], None] = lambda done, total: None
     reference: Program | None = None
+    refused: Callable[[Refusal], None] = lambda refusal: None
+    drawn: Callable[[Frontier], None] = lambda frontier: None
+    deploy: Callable[[Program, Mapping[str, Assignment]], Runner] | None = None
+
+    def refuse(self, node: Node, reason: str, mend: str = "", depth: int = 0) -> None:
+        """Notes why the pass leaves alone what a reader would expect it to change; `qcompiler why` tells it.
+
+        Args:
+            node: where.
+            reason: one line.
+            mend: what would make the pass act.
+            depth: how much had fitted: the nearest refusals are told first.
+        """
+        self.refused(Refusal(reason, node.name, depth, mend))
 
 
 class Pass(Protocol):
@@ -116,6 +136,8 @@ class Step:
         seconds: wall time, statistics included.
         peak_bytes: peak resident memory of the process so far.
         error: largest relative difference found by an Exact check, None when there was none.
+        refusals: what the pass left alone, and why; operators that it annotated with a refusal included.
+        statistics: digest of the answers to its requests, noted with a dump folder; empty where it asked nothing.
     """
 
     number: int
@@ -124,6 +146,11 @@ class Step:
     seconds: float
     peak_bytes: int
     error: float | None = None
+    refusals: tuple[Refusal, ...] = ()
+    statistics: str = ""
+
+
+DumpWeights = Literal["auto", "digests", "all"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +162,7 @@ class Options:
             the guilty one when that fails; `off` trusts them.
         stop_after: last step to run, None for all.
         dump_dir: folder for the numbered texts `NN-name.qir` and the proofs `NN-name.certificate` of changed bases.
+        dump_weights: whether a job that dumps keeps the weights of every step beside the texts; see `runs`.
         show: called with each finished step and the program after it.
         progress: called as a step works: its name, such as `3/14 calibrate`, samples done, samples in all
             (0 when the step counts nothing).
@@ -143,6 +171,7 @@ class Options:
     check: Check = "stretch"
     stop_after: int | None = None
     dump_dir: Path | None = None
+    dump_weights: DumpWeights = "auto"
     show: Callable[[Step, Program], None] = lambda step, program: None
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 
@@ -188,9 +217,12 @@ class _Runner:
     steps: list[Step] = field(default_factory=list)
     spare: Program | None = None
     reference: Program | None = None
+    refusals: list[Refusal] = field(default_factory=list)
+    statistics: str = ""
 
     def run(self, program: Program, passes: Sequence[Pass]) -> tuple[Program, list[Step]]:
         verify(program)
+        self.reference = self.ctx.reference
         stretch: list[tuple[Pass, Program]] = []
         if self.options.dump_dir:
             self.options.dump_dir.mkdir(parents=True, exist_ok=True)
@@ -215,6 +247,8 @@ class _Runner:
                 time.perf_counter() - started,
                 peak_bytes(),
                 error,
+                tuple(dict.fromkeys((*annotated(pass_, before, program), *self.refusals))),
+                self.statistics,
             )
             self.steps.append(step)
             self.options.show(step, program)
@@ -226,6 +260,7 @@ class _Runner:
 
     def apply(self, pass_: Pass, before: Program, stage: str) -> Program:
         text = pass_text(pass_)
+        self.refusals.clear()
         if before.stage != pass_.needs:
             raise PassError(
                 f"{text} needs stage {pass_.needs}, the program is at {before.stage}",
@@ -236,6 +271,7 @@ class _Runner:
             requests = pass_.requests(before) if isinstance(pass_, Measured) else ()
             total = len(self.batches)
             stats = collect(before, requests, self.batches, lambda done: self.options.progress(stage, done, total))
+            self.statistics = stats.digest() if self.options.dump_dir else ""
             own, self.spare = self.spare or before.copy(), None
             after = pass_.run(own, self.context(stats, stage))
             if after.edits != before.edits:
@@ -262,7 +298,12 @@ class _Runner:
     def context(self, stats: Stats, stage: str) -> Context:
         progress = partial(self.options.progress, stage)
         return dataclasses.replace(
-            self.ctx, stats=stats, batches=self.batches, progress=progress, reference=self.reference
+            self.ctx,
+            stats=stats,
+            batches=self.batches,
+            progress=progress,
+            reference=self.reference,
+            refused=self.refusals.append,
         )
 
     def close(self, stretch: list[tuple[Pass, Program]], after: Program) -> None:
@@ -300,6 +341,15 @@ class _Runner:
     def certify(self, name: str, before: Program, after: Program) -> None:
         if self.options.dump_dir and certifies(before, after):
             write_certificate(before, after, self.sample, self.options.dump_dir / f"{name}.certificate")
+
+
+def annotated(pass_: Pass, before: Program, after: Program) -> list[Refusal]:
+    """Refusals that a pass wrote on operators, which the report and the plan read there."""
+    if not isinstance(pass_.promise, Annotates):
+        return []
+    known = {node.name: node.meta.get("refusal") for node in before.nodes}
+    told = [(node.name, node.meta.get("refusal")) for node in after.nodes]
+    return [Refusal(str(reason), name, 1) for name, reason in told if reason and reason != known.get(name)]
 
 
 def difference(before: Program, after: Program, sample: Batch) -> float:

@@ -12,6 +12,8 @@ from qcompiler.ir.program import Program
 from qcompiler.spec import QuantSpec
 
 VERSION = 1
+MEASURED = "measured_db"
+"""Where a node keeps what the plan that it follows says of its SQNR."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ class Plan:
         scheme: name of the scheme asked for.
         assignments: by node name.
         refusals: reason by node name.
+        measured: SQNR of each layer in dB on the data of the compilation that made the plan, by node name.
     """
 
     target: str = ""
     scheme: str = ""
     assignments: Mapping[str, Assignment] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.scheme} of {len(self.assignments)} operators for {self.target}"
@@ -79,6 +83,7 @@ class Plan:
             "scheme": self.scheme,
             "assignments": {name: _assignment_json(item) for name, item in self.assignments.items()},
             "refusals": dict(self.refusals),
+            "measured": dict(self.measured),
         }
 
     @staticmethod
@@ -163,4 +168,4 @@ def _read(data: object) -> Plan:
         )
         for name, item in data["assignments"].items()
     }
-    return Plan(data["target"], data["scheme"], assignments, data.get("refusals", {}))
+    return Plan(data["target"], data["scheme"], assignments, data.get("refusals", {}), data.get("measured", {}))

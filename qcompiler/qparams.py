@@ -12,7 +12,7 @@ from qcompiler.errors import VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.fill import is_unset
 from qcompiler.ir.program import Node, Program, all_nodes
-from qcompiler.spec import Scales
+from qcompiler.spec import QuantSpec, Scales
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ def qparams_of(program: Program, node: Node) -> Qparams:
     bound = program.bind(node)
     zero_point = bound["zero_point"]
     return Qparams(tuple(all_nodes(bound["scale"])), zero_point if isinstance(zero_point, Node) else None)
+
+
+def stored_spec(program: Program, value: object) -> QuantSpec | None:
+    """The numbers of a weight that its checkpoint stores as codes, when `value` is such a weight, dequantized."""
+    if not isinstance(value, Node) or value.target is not ops.dequantize:
+        return None
+    codes = program.bind(value)["codes"]
+    return program.tensor_type(codes).spec if isinstance(codes, Node) and codes.op == "get_attr" else None
 
 
 def is_static(qparams: Qparams) -> bool:

@@ -6,6 +6,7 @@ reducers as it is computed; nothing else is kept, so memory does not grow with t
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Literal, Protocol
 import torch
 
 from qcompiler.errors import InputError
+from qcompiler.ir.fill import digest_of
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node, Program
 from qcompiler.layout import channels_last
@@ -77,6 +79,13 @@ class Stats:
                 mend="pass calibration=... (real samples), or a recipe with dynamic activations such as w8a8_dynamic",
             )
         return self.answers[request]
+
+    def digest(self) -> str:
+        """First 16 hex digits of a SHA-256 over all answers; empty when nothing was asked."""
+        if not self.answers:
+            return ""
+        found = [f"{request} {digest_of(answer)}" for request, answer in self.answers.items()]
+        return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]
 
 
 def collect(

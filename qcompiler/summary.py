@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from qcompiler.manifest import library_versions
 from qcompiler.measure import LayerError, limit_samples, measure_layers, output_sqnr_db, sample_count
 from qcompiler.pipeline import Step
 from qcompiler.plan import Assignment, Decomposition
+from qcompiler.qparams import stored_spec
 from qcompiler.report import LayerReport, Report
 from qcompiler.report.symmetry import symmetry_report
 from qcompiler.spec import bits_per_element
@@ -67,7 +69,9 @@ def summarize(
     by_name = {audit.name: audit for audit in audits}
     sources = {node.name: node for node in canonical.nodes}
     layers = [
-        layer_report(canonical, node, sources.get(node.name), by_name.get(node.name), measured.layers.get(node.name))
+        layer_report(
+            canonical, node, sources.get(node.name), by_name.get(node.name), measured.layers.get(node.name), target
+        )
         for node in quantized.nodes
         if not runs_regions(node.target)
         and ("assignment" in node.meta or "refusal" in node.meta or node.name in by_name)
@@ -81,7 +85,7 @@ def summarize(
         sqnr_db=deployed_sqnr_db(references, runner, few),
         float_bytes=float_bytes,
         quantized_bytes=sum(path.stat().st_size for path in files),
-        steps=tuple(steps),
+        steps=tuple(replace(step, refusals=()) for step in steps),
         warnings=tuple(warnings),
         symmetries=symmetry_report(canonical, quantized_layers(quantized)),
         seed=seed,
@@ -136,18 +140,31 @@ def deployed_sqnr_db(
     return output_sqnr_db(wanted, found) if wanted else None
 
 
+def simulated_line(canonical: Program, ships: Runner, batches: Sequence[Batch], real: float | None) -> str:
+    """What the simulation of the lowered program predicts, beside what was measured on the files."""
+    few = list(limit_samples(canonical, batches, samples_to_measure(canonical, canonical.outputs, batches[0])))
+    found = deployed_sqnr_db(float_results(canonical, few), ships, few)
+    told = ["none" if value is None else f"{value:.2f} dB" for value in (found, real)]
+    return f"output SQNR by the meanings of the kernels that ship: {told[0]}; of the files as they ran: {told[1]}"
+
+
 def layer_report(
-    canonical: Program, node: Node, source: Node | None, audit: LayerAudit | None, error: LayerError | None
+    canonical: Program,
+    node: Node,
+    source: Node | None,
+    audit: LayerAudit | None,
+    error: LayerError | None,
+    target: Target,
 ) -> LayerReport:
     """One layer: what was asked, what runs, what it costs; `source` is the node in the canonical program."""
     assigned = node.meta.get("assignment")
-    weights = [param for param in source.all_input_nodes if param.op == "get_attr"] if source is not None else []
-    float_bytes = sum(tensor_bytes(canonical, param) for param in weights)
+    weights = [value for value in source.all_input_nodes if _is_weight(canonical, value)] if source is not None else []
+    float_bytes = sum(tensor_bytes(canonical, weight) for weight in weights)
     asked = str(node.meta.get("asked", "float")) if "refusal" in node.meta else "float"
     requested = requested_text(assigned) if isinstance(assigned, Assignment) else asked
     bits, size = 32.0, float_bytes
     if isinstance(assigned, Assignment) and source is not None:
-        bits, size = _deployed(canonical, source, assigned, node.meta.get("decomposition"), float_bytes)
+        bits, size = _deployed(canonical, source, assigned, node.meta.get("decomposition"), float_bytes, target)
     realised = audit.realised if audit is not None else ("not checked" if isinstance(assigned, Assignment) else "float")
     reason = str(node.meta.get("refusal", "")) or (audit.reason if audit is not None else "")
     return LayerReport(
@@ -186,7 +203,7 @@ def inner_reports(node: Node) -> Iterator[LayerReport]:
 
 def requested_text(assigned: Assignment) -> str:
     """The numbers asked for, weights first: `weight int8 x input uint8`."""
-    names: Mapping[str, str] = {name: spec.format.name for name, spec in assigned.inputs.items()}
+    names: Mapping[str, str] = {name: spec.numbers for name, spec in assigned.inputs.items()}
     ordered = sorted(names, key=lambda name: (name != "weight", name))
     return " x ".join(f"{name} {names[name]}" for name in ordered)
 
@@ -197,6 +214,10 @@ def tensor_bytes(program: Program, node: Node) -> int:
     return _count(type_) * type_.dtype.itemsize
 
 
+def _is_weight(program: Program, value: Node) -> bool:
+    return value.op == "get_attr" or stored_spec(program, value) is not None
+
+
 def _count(type_: TensorType) -> int:
     count = 1
     for dim in type_.shape:
@@ -205,16 +226,18 @@ def _count(type_: TensorType) -> int:
 
 
 def _deployed(
-    canonical: Program, source: Node, assigned: Assignment, parts: object, float_bytes: int
+    canonical: Program, source: Node, assigned: Assignment, parts: object, float_bytes: int, target: Target
 ) -> tuple[float, int]:
-    """Bits per weight with scales and zero points, and bytes of all parameters, once quantized."""
+    """Bits per weight with scales and zero points, and bytes of all parameters as the target stores them."""
     arguments = canonical.bind(source)
     bits, size = 32.0, float_bytes
     for name, spec in assigned.inputs.items():
         weight = arguments[name]
-        if isinstance(weight, Node) and weight.op == "get_attr":
+        if isinstance(weight, Node) and _is_weight(canonical, weight):
             type_ = canonical.tensor_type(weight)
             stored = parts.bits if isinstance(parts, Decomposition) else None
-            bits = stored or bits_per_element(spec, [int(dim) for dim in type_.shape])
-            size += round(bits * _count(type_) / 8) - tensor_bytes(canonical, weight)
+            shape = [int(dim) for dim in type_.shape]
+            bits = stored or bits_per_element(spec, shape)
+            held = stored or target.stored_bits(assigned.kernel, spec, shape)
+            size += round(held * _count(type_) / 8) - tensor_bytes(canonical, weight)
     return bits, size

@@ -7,24 +7,30 @@ no pass holds a list of operators of its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from qcompiler.cost import Roofline
 from qcompiler.errors import SpecError
-from qcompiler.formats import parse_format
+from qcompiler.formats import Integer, parse_format, scale_format
 from qcompiler.ir.pattern import Refusal
 from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
-from qcompiler.spec import Number, Scheme
+from qcompiler.qparams import stored_spec
+from qcompiler.spec import Number, QuantSpec, Scheme, bits_per_element
 
 Granularity = Literal["tensor", "channel", "token", "group"]
 Need = Literal["must", "may", "float"]
 _ANYTHING = "any"
+_STORED = "for example stored: [conv 8, linear_weight_only 4|8]"
+_STORED_ROW = re.compile(r"(\w+) (\d+(?:\|\d+)*)")
 _ACCEPT = re.compile(r"(\w+) (sym|asym) (tensor|channel|token|group=(\d+(?:\|\d+)*))( dynamic)?")
 
 
@@ -85,7 +91,8 @@ class Accept:
         if self.anything:
             return request
         format_ = parse_format(self.format)
-        if format_.storage_bits != request.format.storage_bits or format_.is_integer != request.format.is_integer:
+        integers = isinstance(format_, Integer) and isinstance(request.format, Integer)
+        if format_ != request.format and not (integers and format_.storage_bits == request.format.storage_bits):
             return None
         if self.dynamic != request.dynamic or self.granularity != request.granularity:
             return None
@@ -119,6 +126,12 @@ class Slot:
             return None
         found = [number for accept in self.accepts if (number := accept.resolve(request))]
         return request if request in found else found[0] if found else None
+
+    def keeps(self, spec: QuantSpec) -> Number | None:
+        """The number of a weight that its checkpoint stores as codes of `spec`; None when the slot does not take it."""
+        number = Number.of(spec, self.channel_axis, self.reduce_axis)
+        taken = number is not None and any(accept.resolve(number) == number for accept in self.accepts)
+        return number if taken else None
 
 
 @dataclass(frozen=True)
@@ -226,21 +239,80 @@ class Foresees(Protocol):
         ...
 
 
+@runtime_checkable
+class Annotates(Protocol):
+    """A backend whose files can say what made them."""
+
+    def annotate(self, folder: Path, model: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> None:
+        """Adds properties to the emitted files: of the whole, and of what became of each program node."""
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
-    """A device: kernels in order of preference and settings of its backend."""
+    """A device: kernels in order of preference and settings of its backend.
+
+    Args:
+        name: of the device.
+        backend: the code behind it.
+        kernels: in order of preference.
+        description: one line for people.
+        settings: of the backend, and what the compiler itself asks for.
+        device: its peaks, by which kernels that nobody measured are modelled; None when they are not known.
+    """
 
     name: str
     backend: Backend
     kernels: tuple[Kernel, ...]
     description: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
+    device: Roofline | None = None
+
+    def with_settings(self, changes: Mapping[str, object]) -> Target:
+        """The device with other settings of its backend, such as `{"opset": 17}`; the backend checks them."""
+        return replace(self, settings={**self.settings, **changes})
 
     @property
     def passes(self) -> tuple[str, ...]:
         """Texts of passes that this target wants right after the canonical ones."""
         wanted = self.settings.get("passes", ())
         return tuple(str(text) for text in wanted) if isinstance(wanted, list | tuple) else ()
+
+    @cached_property
+    def stored_widths(self) -> Mapping[str, tuple[int, ...]]:
+        """The widths in which codes of a kernel's weight can be stored, by the kernel's name.
+
+        Raises:
+            SpecError: when the setting cannot be read.
+        """
+        rows = self.settings.get("stored", ())
+        if not isinstance(rows, list | tuple):
+            raise SpecError(f"target {self.name}: stored is no list", mend=_STORED)
+        matches = [_STORED_ROW.fullmatch(str(row)) for row in rows]
+        if None in matches:
+            raise SpecError(f"target {self.name}: '{rows[matches.index(None)]}' is no width", mend=_STORED)
+        return {match[1]: tuple(map(int, match[2].split("|"))) for match in matches if match}
+
+    def stored_bits(self, kernel: str, spec: QuantSpec, shape: Sequence[int]) -> float:
+        """Bits that one element of a weight takes in the emitted files, scales and zero points included.
+
+        Args:
+            kernel: name of the row that reads it.
+            spec: of the weight; one in parts is stored as it says.
+            shape: of the weight.
+        """
+        bits = bits_per_element(spec, shape)
+        if spec.parts is not None:
+            return bits
+        scales = sum(
+            math.prod(int(size) for size in level.scale_shape(shape))
+            * (self._stored("scale", scale_format(level.scale).bits) - scale_format(level.scale).bits)
+            for level in spec.levels
+        )
+        return bits + self._stored(kernel, spec.bits) - spec.bits + scales / math.prod(shape)
+
+    def _stored(self, name: str, bits: int) -> int:
+        return min((width for width in self.stored_widths.get(name, ()) if width >= bits), default=bits)
 
     def choose(self, program: Program, node: Node, scheme: Scheme) -> Choice | Refusal:
         """The first kernel that takes `node` under `scheme`.
@@ -268,9 +340,10 @@ class Target:
             problem = slot_problem(program, slot, arguments.get(name))
             if problem:
                 return f"{name} {problem}"
-            number = slot.resolve(scheme)
-            if number is None and slot.need == "must":
-                return _not_taken(name, scheme.weight if slot.weight else scheme.activation)
+            stored = stored_spec(program, arguments.get(name)) if slot.weight else None
+            number = slot.keeps(stored) if stored is not None else slot.resolve(scheme)
+            if number is None and (slot.need == "must" or stored is not None):
+                return _not_taken(name, stored or (scheme.weight if slot.weight else scheme.activation))
             if number is not None and slot.need != "float":
                 numbers[name] = number
         left = scheme.activation is not None and not _activation_slots(kernel) and not kernel.joins
@@ -278,10 +351,10 @@ class Target:
             return f"leaves activations in float, {scheme.name} asks for {scheme.activation}"
         if scheme.activation is None and _activation_slots(kernel):
             return "quantizes activations"
-        for name in kernel.guards:
-            problem = self.backend.guards[name](program, node)
-            if problem:
-                return problem
+        problems = (self.backend.guards[name](program, node) for name in kernel.guards)
+        problem = next(filter(None, problems), "")
+        if problem:
+            return problem
         result = kernel.result.resolve(scheme) if kernel.result.need != "float" else None
         if result is None and kernel.result.need == "must":
             return _not_taken("its result", scheme.activation)
@@ -292,7 +365,7 @@ def slot_problem(program: Program, slot: Slot, argument: object) -> str:
     """Why an argument cannot stand in a slot, empty when it can."""
     if slot.weight:
         is_param = argument is not None and getattr(argument, "op", "") == "get_attr"
-        return "" if is_param else "is not a constant weight"
+        return "" if is_param or stored_spec(program, argument) is not None else "is not a constant weight"
     nodes = list(all_nodes(argument))
     if not nodes:
         return "is not a tensor"
@@ -301,7 +374,7 @@ def slot_problem(program: Program, slot: Slot, argument: object) -> str:
     return "" if all(program.tensor_type(node).is_float for node in nodes) else "is not floating point"
 
 
-def _not_taken(what: str, request: Number | None) -> str:
+def _not_taken(what: str, request: Number | QuantSpec | None) -> str:
     if request is None:
         return f"{what} must be quantized for it, and the scheme leaves it in float"
     return f"{what} as {request} is not accepted"

@@ -98,6 +98,6 @@ def _weight_files(model: object, weights: str | Path | None) -> WeightFiles | No
             f"weights are for torch models; a {type(model).__name__} holds its own",
             mend="leave weights out, or pass the torch module",
         )
-    from qcompiler.frontends.weight_files import open_weights
+    from qcompiler.checkpoints import open_checkpoint
 
-    return open_weights(weights)
+    return open_checkpoint(weights)

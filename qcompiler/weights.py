@@ -48,7 +48,7 @@ def write_program(program: Program, folder: Path) -> tuple[str, ...]:
             if not value.at_hand:
                 continue
             value = owner.param(node)
-        codes, carrier = _encoded(value.detach(), type_.spec, name)
+        codes, carrier = encoded(value.detach(), type_.spec, name)
         owner.params[str(node.target)] = fill = _as_text(carrier, type_)
         if fill.kind != "digest":
             continue
@@ -63,7 +63,7 @@ def write_program(program: Program, folder: Path) -> tuple[str, ...]:
     try:
         save_file(stored, path, metadata={_SHARED: json.dumps(shared, sort_keys=True)})
     except SafetensorError as error:
-        raise _system_error(error, path) from error
+        raise system_error(error, path) from error
     # The library writes for the owner's eyes only; the folder says who may read an artefact.
     path.chmod(folder.stat().st_mode & 0o666)
     return PROGRAM_FILE, WEIGHT_FILE
@@ -81,7 +81,7 @@ def read_program(folder: Path) -> Program:
             shared = json.loads((file.metadata() or {}).get(_SHARED, "{}"))
             present = set(file.keys())
             weights = {
-                name: _decoded(file.get_tensor(place), owner.tensor_type(node))
+                name: decoded(file.get_tensor(place), owner.tensor_type(node))
                 for name, owner, node in nested_param_nodes(program)
                 if (place := shared.get(name, name)) in present
             }
@@ -94,25 +94,26 @@ def read_program(folder: Path) -> Program:
     return program
 
 
-def _system_error(error: SafetensorError, path: Path) -> OSError:
+def system_error(error: SafetensorError, path: Path) -> OSError:
     """The library's words as the error that the system raised, so that a full disk is recognised as one."""
     match = re.search(r"os error (\d+)", str(error))
     number = int(match[1]) if match else errno.EIO
     return OSError(number, os.strerror(number) if match else str(error), str(path))
 
 
-def _encoded(value: Tensor, spec: QuantSpec | None, name: str) -> tuple[Tensor, Tensor]:
+def encoded(value: Tensor, spec: QuantSpec | None, name: str) -> tuple[Tensor, Tensor]:
     """What is stored, and the carrier that loading gives back (which has no negative zeros)."""
     if spec is None:
         return value, value
     packed = pack(spec.format.encode(value.reshape(-1) if value.dim() == 0 else value), spec.bits)
-    carrier = _decoded(packed, TensorType(value.dtype, tuple(value.shape), spec))
+    carrier = decoded(packed, TensorType(value.dtype, tuple(value.shape), spec))
     if not torch.equal(carrier, value):
         raise VerifyError(f"parameter '{name}' holds values that {spec.format.name} lacks", where=str(spec))
     return packed, carrier
 
 
-def _decoded(stored: Tensor, type_: TensorType) -> Tensor:
+def decoded(stored: Tensor, type_: TensorType) -> Tensor:
+    """What `encoded` stored, as the values of a type."""
     if type_.spec is None:
         return stored
     shape = [int(dim) for dim in type_.shape]

@@ -2,71 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler
 from qcompiler.cli.app import app, run
-from qcompiler.cli.diffing import difference, structural
-from qcompiler.cli.progress import BarProgress, NoProgress, PlainProgress, make_progress
 from qcompiler.cli.sources import call_factory, open_model
-from qcompiler.cli.steps import select_steps
 from qcompiler.compiler import parse
 from qcompiler.errors import AuditError, InputError, ParseError
-from qcompiler.job import prepare
-from qcompiler.passes.recipes import Recipe, load_recipe
-
-MODULE = """
-import dataclasses
-import torch
-
-
-@dataclasses.dataclass
-class Size:
-    width: int = 8
-
-
-def build():
-    torch.manual_seed(0)
-    width = Size().width
-    layers = [torch.nn.Conv2d(1, width, 3, padding=1), torch.nn.BatchNorm2d(width), torch.nn.ReLU(), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(width * 16, 4))
-
-
-def wants(width):
-    return torch.nn.Linear(width, width)
-"""
-TEXT = """program @tiny stage=canonical {
-  input %x : f32[2,4]
-  param %w : f32[3,4] = normal(seed=1)
-  %linear = aten.linear %x, %w, none : f32[2,3]
-  %relu = aten.relu %linear : f32[2,3]
-  return %relu
-}
-"""
+from qcompiler.passes.recipes import load_recipe
+from tests.cli_tools import TEXT, compile_line, make_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a module, its data, an ONNX file and a program."""
-    home = tmp_path_factory.mktemp("cli")
-    (home / "net.py").write_text(MODULE)
-    (home / "tiny.qir").write_text(TEXT)
-    samples = np.random.default_rng(0).normal(size=(16, 1, 4, 4)).astype(np.float32)
-    np.savez(home / "samples.npz", input=samples)
-    np.savez(home / "one.npz", input=samples[:1])
-    write_onnx(home / "net.onnx")
-    return home
+    return make_folder(tmp_path_factory.mktemp("cli"))
 
 
 @pytest.fixture(scope="module")
@@ -77,25 +33,10 @@ def artefact(folder: Path) -> Path:
     return output
 
 
-def compile_line(folder: Path) -> list[str]:
-    return ["compile", f"{folder}/net.py:build", "--calibration", f"{folder}/samples.npz"]
-
-
-def write_onnx(path: Path) -> None:
-    rng = np.random.default_rng(0)
-    weight = numpy_helper.from_array(rng.normal(size=(16, 8)).astype(np.float32), "w")
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 16), ("y", 8))
-    ]
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Relu", ["p"], ["y"])]
-    graph = helper.make_graph(nodes, "net", values[:1], values[1:], [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-
-
 # -- help and exit codes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["compile", "dump", "diff", "passes", "targets", "recipes", "formats"])
+@pytest.mark.parametrize("command", sorted(app.commands))
 def test_every_command_has_help_with_examples_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -110,7 +51,8 @@ def test_help_states_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_commands_are_these() -> None:
-    assert sorted(app.commands) == ["compile", "diff", "dump", "formats", "passes", "recipes", "targets"]
+    looking = {"dump", "diff", "why", "bisect", "replay"}
+    assert set(app.commands) >= {"compile", *looking, "passes", "targets", "recipes", "formats"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +65,9 @@ def test_the_commands_are_these() -> None:
         ["dump", "net.onnx", "--recipe", "w8a8", "--passes", "assign"],
         ["diff", "net.onnx"],
         ["diff", "a.qir", "b.qir", "--pass", "assign"],
+        ["diff", "a.qir", "--pass", "assign", "--steps", "1..2"],
+        ["bisect", "a.qir"],
+        ["dump", "a.qir", "--format", "pdf"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +104,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qcompiler.cli.dump.dump_job", interrupt)
+    monkeypatch.setattr("qcompiler.cli.dump.history", interrupt)
     assert run(["dump", "net.onnx"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -255,7 +200,7 @@ def test_stop_after_prints_the_program_and_writes_nothing(
     line = ["compile", f"{folder}/net.onnx", "--recipe", "w8a16", "--stop-after", "2", "--progress", "none"]
     assert run([*line, "--dump-dir", str(tmp_path / "dump")]) == 0
     assert parse(capsys.readouterr().out).stage == "traced"
-    assert [path.name[:3] for path in sorted((tmp_path / "dump").iterdir())] == ["00-", "01-", "02-"]
+    assert [path.name[:3] for path in sorted((tmp_path / "dump").glob("*.qir"))] == ["00-", "01-", "02-"]
 
 
 def test_stop_after_a_step_that_is_not_there_lists_the_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,130 +250,6 @@ def test_a_broken_program_names_file_and_line(folder: Path) -> None:
         open_model(f"{folder}/broken.qir")
 
 
-# -- dump -----------------------------------------------------------------------------------------------------------
-
-
-def test_dump_all_prints_every_step_and_each_parses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["dump", f"{folder}/net.onnx", "--recipe", "w8a16", "--after", "all"]) == 0
-    texts = [part for part in capsys.readouterr().out.split("\n\n") if part.strip()]
-    assert len(texts) == len(prepare(folder / "net.onnx", recipe="w8a16").passes) + 1
-    assert parse(texts[0]).stage == "traced"
-    assert parse(texts[-1]).stage == "quantized"
-
-
-def test_dump_is_canonical_by_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["dump", f"{folder}/net.py:build", "--inputs", f"{folder}/one.npz"]) == 0
-    text = capsys.readouterr().out
-    assert parse(text).stage == "canonical"
-    assert "batch_norm" not in text
-
-
-def test_dump_runs_passes_on_a_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    passes = "assign{scheme=w8a16, keep=nothing_there*|linear},apply_plan"
-    assert run(["dump", f"{folder}/tiny.qir", "--passes", passes]) == 1
-    assert run(["dump", f"{folder}/tiny.qir", "--passes", "assign{scheme=w8a16},apply_plan"]) == 0
-    assert "qc.quantize %w" in capsys.readouterr().out
-
-
-def test_dump_prints_a_program_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["dump", f"{folder}/tiny.qir"]) == 0
-    assert capsys.readouterr().out.strip().endswith(TEXT.strip())
-
-
-def test_dump_prints_the_program_of_an_artefact(artefact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["dump", str(artefact)]) == 0
-    assert "stage=lowered" in capsys.readouterr().out
-
-
-def test_dump_json_holds_the_texts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["dump", f"{folder}/net.onnx", "--after", "1", "--json"]) == 0
-    (step,) = json.loads(capsys.readouterr().out)
-    assert step["number"] == 1
-    assert parse(step["program"]).stage == "traced"
-
-
-def test_steps_are_chosen_by_name_number_or_all() -> None:
-    passes = Recipe.of("some", ["assign", "apply_plan", "nearest", "nearest{search=mse}"]).passes
-    assert select_steps("nearest", passes) == {3, 4}
-    assert select_steps("0", passes) == {0}
-    assert select_steps("all", passes) == {0, 1, 2, 3, 4}
-    for wrong in ("5", "-1", "nearly"):
-        with pytest.raises(Exception, match="the steps are 0"):
-            select_steps(wrong, passes)
-
-
-# -- diff -----------------------------------------------------------------------------------------------------------
-
-
-def test_diff_shows_what_a_pass_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["diff", f"{folder}/net.py:build", "--calibration", f"{folder}/samples.npz", "--pass", "fold_batch_norm"]
-    assert run([*line, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["sample"] == "real"
-    assert any(change["kind"] == "removed" and "batch_norm" in change["before"] for change in found["changes"])
-    assert found["output_sqnr_db"] > 100
-
-
-def test_diff_of_a_program_with_itself_is_empty(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["diff", f"{folder}/tiny.qir", f"{folder}/tiny.qir"]) == 0
-    text = capsys.readouterr().out
-    assert "0 added, 0 removed, 0 changed, 4 unchanged" in text
-    assert "results on a made-up sample: exact" in text
-
-
-def test_diff_compares_artefacts_with_each_other_and_with_the_model(
-    folder: Path, artefact: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    samples = ["--calibration", f"{folder}/samples.npz"]
-    assert run(["diff", str(artefact), str(artefact), *samples]) == 0
-    assert "results on a real sample: exact" in capsys.readouterr().out
-    assert run(["diff", f"{folder}/net.py:build", str(artefact), *samples, "--json"]) == 0
-    assert 20 < json.loads(capsys.readouterr().out)["output_sqnr_db"] < 100
-
-
-def test_a_changed_node_shows_both_sides() -> None:
-    before, after = parse(TEXT), parse(TEXT.replace("aten.relu", "aten.neg"))
-    changes, unchanged = structural(before, after)
-    assert [(change.kind, change.name) for change in changes] == [("changed", "relu")]
-    assert changes[0].before == "aten.relu %linear : f32[2,3]"
-    assert changes[0].after == "aten.neg %linear : f32[2,3]"
-    assert unchanged == 3
-
-
-def test_added_and_removed_nodes_and_other_weights_are_found() -> None:
-    after = TEXT.replace("seed=1", "seed=2").replace("%relu", "%silu").replace("aten.relu", "aten.silu")
-    changes, _ = structural(parse(TEXT), parse(after))
-    assert [(change.kind, change.name) for change in changes] == [
-        ("removed", "relu"),
-        ("changed", "w"),
-        ("added", "silu"),
-    ]
-
-
-def test_specs_that_differ_make_a_difference() -> None:
-    text = """spec @q = int8 sym block=(-1,-1) scale=f32
-program @p stage=quantized {
-  input %x : f32[2,4]
-  param %s : f32[1,1] = values(0.5)
-  %q = qc.quantize %x, %s, none : @q[2,4]
-  %d = qc.dequantize %q, %s, none : f32[2,4]
-  return %d
-}
-"""
-    found = difference(parse(text), parse(text.replace("int8", "int4")), [torch.ones(2, 4) * 20])
-    assert {change.name for change in found.changes} == {"q", "d"}
-    assert "int4 sym" in found.changes[0].after
-    assert found.numbers is not None
-    assert found.numbers.output_sqnr_db == pytest.approx(-20 * np.log10((20 - 3.5) / 20), abs=1e-4)
-
-
-def test_numbers_that_cannot_be_had_have_a_reason() -> None:
-    text = TEXT.replace("normal(seed=1)", "digest(0123456789abcdef)")
-    found = difference(parse(TEXT), parse(text), [torch.ones(2, 4)])
-    assert found.numbers is None
-    assert "not at hand" in found.no_numbers
-
-
 # -- catalogues -----------------------------------------------------------------------------------------------------
 
 
@@ -456,70 +277,3 @@ def test_a_target_shows_its_kernel_rows(capsys: pytest.CaptureFixture[str]) -> N
     assert any("int8 sym channel" in slot["accepts"] for row in target["kernels"] for slot in row["slots"].values())
     assert run(["targets", "onnxruntime"]) == 0
     assert "aten.conv2d" in capsys.readouterr().out
-
-
-# -- progress -------------------------------------------------------------------------------------------------------
-
-
-def ticking(*times: float) -> Iterator[float]:
-    yield from times
-
-
-def test_plain_progress_has_one_line_per_stage() -> None:
-    stream = io.StringIO()
-    times = ticking(0, 1, 2, 2, 3)
-    with PlainProgress(stream, lambda: 5_000_000, clock=lambda: next(times)) as progress:
-        progress.update("1/2 calibrate", 0, 0)
-        progress.update("1/2 calibrate", 3, 8)
-        progress.update("2/2 nearest", 0, 0)
-        progress.log("hello")
-    assert stream.getvalue() == "1/2 calibrate 3/8: 2.0 s, peak 5 MB\nhello\n2/2 nearest: 1.0 s, peak 5 MB\n"
-
-
-def test_plain_progress_tells_the_time_left_of_a_long_stage() -> None:
-    stream = io.StringIO()
-    times = ticking(0, 12, 12)
-    progress = PlainProgress(stream, lambda: 0, clock=lambda: next(times))
-    progress.update("calibrate", 0, 8)
-    progress.update("calibrate", 2, 8)
-    assert "calibrate 2/8: 12.0 s, 36 s left" in stream.getvalue()
-
-
-def test_a_failed_stage_is_not_reported_as_done() -> None:
-    stream = io.StringIO()
-    progress = PlainProgress(stream, lambda: 0)
-    progress.update("read", 0, 0)
-    progress.__exit__(InputError, InputError("no"), None)
-    assert stream.getvalue() == ""
-
-
-def test_progress_follows_the_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    assert isinstance(make_progress("auto", io.StringIO()), PlainProgress)
-    assert isinstance(make_progress("none", Terminal()), NoProgress)
-    bar = make_progress("auto", Terminal(), lambda: 123_000_000)
-    assert isinstance(bar, BarProgress)
-    with bar:
-        bar.update("3/9 calibrate", 0, 0)
-        bar.update("3/9 calibrate", 2, 8)
-        task = bar.bars.tasks[0]
-        assert (task.completed, task.total, task.fields["peak"]) == (2, 8, "123 MB")
-        bar.update("4/9 nearest", 0, 0)
-        assert [task.description for task in bar.bars.tasks] == ["4/9 nearest"]
-
-
-def test_the_runner_reports_samples_of_each_step(folder: Path) -> None:
-    from qcompiler.job import run_job
-    from qcompiler.pipeline import Options
-
-    seen: list[tuple[str, int, int]] = []
-    options = Options(check="off", progress=lambda stage, done, total: seen.append((stage, done, total)))
-    model = call_factory(folder / "net.py", "build")
-    samples = [torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))] * 3
-    run_job(prepare(model, calibration=samples, recipe="w8a8", options=options))
-    calibrating = [event for event in seen if event[0].endswith(" calibrate")]
-    assert [done for _, done, _ in calibrating][:4] == [0, 1, 2, 3]
-    assert {total for _, done, total in calibrating if done} == {3}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from onnx import TensorProto
 
-from qcompiler.backends.onnx.audit import Realised, integer_share, read_back
-from qcompiler.backends.onnx.backend import OnnxBackend
+from qcompiler.backends.onnx.audit import integer_share
+from qcompiler.backends.onnx.realised import Realised, read_back
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.errors import InputError, UnsupportedError, VerifyError
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.parse import parse_program
-from qcompiler.ir.program import Builder, Node, Program
+from qcompiler.ir.program import Builder, Node
 from qcompiler.ir.types import TensorType
 from qcompiler.measure import sqnr_db
 from qcompiler.passes.allocate import Assign
@@ -25,61 +24,8 @@ from qcompiler.passes.calibrate import Calibrate
 from qcompiler.passes.lower import ApplyPlan
 from qcompiler.passes.solve import Nearest, WeightRanges
 from qcompiler.pipeline import Context, Options, run_passes
-from qcompiler.target import Target
-from qcompiler.targets import load_target
+from tests.onnx_quantized import BACKEND, IMAGE, JETSON, ORT, ROWS, block, quantize, ready, residual, seeded, simulate
 from tests.onnx_tools import build, typed
-
-BACKEND = OnnxBackend()
-ORT = load_target("onnxruntime", {"onnx": BACKEND})
-JETSON = load_target("jetson", {"onnx": BACKEND})
-IMAGE, ROWS = typed("s0", 3, 8, 8), typed("s0", 5, 24)
-
-
-def seeded(shape: tuple[int, ...], seed: int, scale: float = 0.3) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-def residual(b: Builder, x: Node) -> Node:
-    """Convolutions with relu and relu6, a residual add, pools and a classifier."""
-    ones = [1, 1]
-    y = b.call(
-        "aten.conv2d", x, b.param("w1", seeded((8, 3, 3, 3), 1)), b.param("b1", seeded((8,), 2)), ones, ones, ones, 1
-    )
-    y = b.call("aten.relu", y, name="first")
-    z = b.call(
-        "aten.conv2d", y, b.param("w2", seeded((8, 8, 3, 3), 3)), b.param("b2", seeded((8,), 4)), ones, ones, ones, 1
-    )
-    y = b.call("aten.relu", b.call("aten.add.Tensor", y, z))
-    y = b.call("aten.max_pool2d", y, [2, 2], [2, 2], [0, 0], ones, False)
-    y = b.call("aten.conv2d", y, b.param("w3", seeded((8, 1, 3, 3), 5)), None, ones, ones, ones, 8)
-    y = b.call("aten.reshape", b.call("aten.mean.dim", b.call("aten.clamp", y, 0.0, 0.5), [2, 3], True), [-1, 8])
-    return b.call("aten.linear", y, b.param("w4", seeded((5, 8), 6)), b.param("b4", seeded((5,), 7)))
-
-
-def block(b: Builder, x: Node) -> Node:
-    """Two linear layers around a float activation, and a residual add."""
-    y = b.call("aten.linear", x, b.param("w1", seeded((32, 24), 1)), b.param("b1", seeded((32,), 2)), name="up")
-    y = b.call("aten.linear", b.call("aten.gelu", y), b.param("w2", seeded((24, 32), 3)), None, name="down")
-    return b.call("aten.add.Tensor", x, y)
-
-
-def quantize(program: Program, batch: torch.Tensor, scheme: str = "w8a8", target: Target = ORT) -> Program:
-    passes = [Assign(scheme), ApplyPlan(), Calibrate(), WeightRanges(), Nearest()]
-    return run_passes(program, passes, Context(target), [[batch]], Options(check="off"))[0]
-
-
-def ready(body: object, target: Target = ORT, scheme: str = "w8a8") -> tuple[Program, Program, torch.Tensor]:
-    """Quantized and lowered program, and a batch."""
-    type_ = IMAGE if body is residual else ROWS
-    program = build(body, type_)  # pyright: ignore[reportArgumentType]
-    batch = seeded((4, *[int(dim) for dim in type_.shape[1:]]), 11, 1.0)
-    quantized = quantize(program, batch, scheme, target)
-    return quantized, BACKEND.lower(quantized, target), batch
-
-
-def simulate(lowered: Program, batch: torch.Tensor) -> torch.Tensor:
-    return evaluate(lowered, [batch], kernels=BACKEND.meanings())[0]
-
 
 SCHEMES = ["w8a8", "w8a8_dynamic", "w4a8", "w8a16", "w4a16g16"]
 
@@ -260,52 +206,6 @@ def test_same_program_same_bytes(tmp_path):
         (tmp_path / folder).mkdir()
         assert BACKEND.emit(lowered, ORT, tmp_path / folder) == ["model.onnx"]
     assert (tmp_path / "a/model.onnx").read_bytes() == (tmp_path / "b/model.onnx").read_bytes()
-
-
-# -- explicit Q/DQ for TensorRT ----------------------------------------------------------------------------------------
-
-
-def jetson_graph(folder: Path) -> onnx.GraphProto:
-    _, lowered, batch = ready(residual, JETSON)
-    BACKEND.emit(lowered, JETSON, folder)
-    (shipped,) = BACKEND.runner(folder)([batch])
-    assert sqnr_db(simulate(lowered, batch), shipped) > 40
-    return onnx.load(str(folder / "model.onnx")).graph
-
-
-def test_jetson_codes_are_signed_with_zero_point_zero(tmp_path):
-    graph = jetson_graph(tmp_path)
-    types = {item.data_type for item in graph.initializer}
-    assert TensorProto.UINT8 not in types
-    assert TensorProto.INT32 not in types
-    named = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
-    zeros = [named[node.input[2]] for node in graph.node if node.op_type.endswith("quantizeLinear")]
-    zeros += [named[node.input[2]] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert zeros
-    assert all((zero == 0).all() for zero in zeros)
-
-
-def test_jetson_keeps_activations_next_to_their_convolutions(tmp_path):
-    graph = jetson_graph(tmp_path)
-    readers: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
-    after_conv = [readers[node.output[0]] for node in graph.node if node.op_type == "Conv"]
-    assert after_conv == [["Relu"], ["QuantizeLinear"], ["Relu"]]
-
-
-def test_jetson_quantizes_both_sides_of_the_residual_add(tmp_path):
-    graph = jetson_graph(tmp_path)
-    makers = {name: node.op_type for node in graph.node for name in node.output}
-    (add,) = [node for node in graph.node if node.op_type == "Add"]
-    assert [makers[name] for name in add.input] == ["DequantizeLinear", "DequantizeLinear"]
-
-
-def test_jetson_is_not_audited_here(tmp_path):
-    _, lowered, _ = ready(residual, JETSON)
-    BACKEND.emit(lowered, JETSON, tmp_path)
-    assert BACKEND.audit(lowered, JETSON, tmp_path) == ()
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

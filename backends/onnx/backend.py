@@ -11,11 +11,19 @@ import torch
 from qcompiler.backends.onnx.audit import audit
 from qcompiler.backends.onnx.guards import GUARDS
 from qcompiler.backends.onnx.kernels import kernel_emitters
+from qcompiler.backends.onnx.legal.results import ENGINE_RULES, RUNTIME_RULES
+from qcompiler.backends.onnx.legalise import legalise
 from qcompiler.backends.onnx.lower import lower
+from qcompiler.backends.onnx.metadata import annotate
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.settings import settings_of
+from qcompiler.backends.onnx.tensorrt import check_tensorrt
+from qcompiler.backends.onnx.timing import device_here, time_calls, time_parts
 from qcompiler.backends.onnx.writer import check_writable, save_model, write_model
 from qcompiler.backends.reference import MEANINGS
+from qcompiler.clocks import Times
+from qcompiler.cost import Device
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Program
 from qcompiler.target import Guard, LayerAudit, Runner, Target
 
@@ -41,13 +49,27 @@ class OnnxBackend:
     def emit(self, program: Program, target: Target, folder: Path) -> Sequence[str]:
         """Writes `model.onnx` (and `model.onnx.data` when it is large); returns the names of the files.
 
-        Raises UnsupportedError for what ONNX cannot say, InputError when the folder cannot be written.
+        Raises UnsupportedError for what ONNX or the target's rules cannot say, InputError when the folder cannot be
+        written.
         """
         settings = settings_of(target)
-        model = write_model(program, opset=settings.opset, kernel_emitters=kernel_emitters(settings))
+        model = write_model(
+            program,
+            opset=settings.opset,
+            kernel_emitters=kernel_emitters(settings),
+            four_bit_floats=settings.runtime == "elsewhere",
+        )
         model.metadata_props[RUNTIME_KEY] = settings.runtime
-        save_model(model, folder / MODEL_FILE)
+        rules = RUNTIME_RULES if settings.runtime == "onnxruntime" else ENGINE_RULES
+        legalise(model, rules, prepare=False)
+        save_model(model, folder / MODEL_FILE, settings.inline_bytes)
+        if settings.rules == "tensorrt":
+            _check_rules(folder / MODEL_FILE, settings.capability)
         return sorted(path.name for path in folder.glob(f"{MODEL_FILE}*"))
+
+    def annotate(self, folder: Path, model: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> None:
+        """Writes properties into `model.onnx`: of the model, and of the nodes of each program node."""
+        annotate(folder / MODEL_FILE, model, nodes)
 
     def audit(self, program: Program, target: Target, folder: Path) -> Sequence[LayerAudit]:
         """One record per layer; empty for files that another machine's compiler will read."""
@@ -76,3 +98,33 @@ class OnnxBackend:
             return session.run(dict(zip(names, inputs, strict=True)))
 
         return run
+
+    def device(self, target: Target, threads: int) -> Device | None:
+        """The machine; None for files that another machine will run."""
+        return device_here(target.name, threads) if settings_of(target).runtime == "onnxruntime" else None
+
+    def calls(
+        self, folders: Sequence[Path], inputs: Sequence[Sequence[torch.Tensor]], threads: int, runs: int
+    ) -> list[list[float]]:
+        """Seconds of every call of each `model.onnx`, run in turns."""
+        return time_calls([folder / MODEL_FILE for folder in folders], inputs, threads, runs)
+
+    def parts(
+        self, folders: Sequence[Path], inputs: Sequence[Sequence[torch.Tensor]], threads: int, runs: int
+    ) -> list[list[Times]]:
+        """Seconds of the parts of every call of each `model.onnx`, which holds one layer, run in turns."""
+        return time_parts([folder / MODEL_FILE for folder in folders], inputs, threads, runs)
+
+
+def _check_rules(path: Path, capability: str) -> None:
+    """Refuses a file that TensorRT would refuse, or run otherwise than asked."""
+    major, _, minor = capability.partition(".")
+    found = check_tensorrt(onnx.load(str(path), load_external_data=False), (int(major), int(minor)))
+    wrong = [finding for finding in found if finding.level == "error"]
+    if wrong:
+        raise UnsupportedError(
+            f"the file breaks {len(wrong)} rules of explicit quantization: {wrong[0].rule}: {wrong[0].what}",
+            where=", ".join(finding.node for finding in wrong[:5]),
+            step="emit",
+            mend=wrong[0].mend,
+        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +13,12 @@ import torch
 
 from qcompiler.backends.onnx.call import Call, static_size
 from qcompiler.backends.onnx.dtypes import OPEN_ENDED, as_numpy, container, onnx_dtype
+from qcompiler.backends.onnx.older import Wanted, check_known, rule_for
+from qcompiler.backends.onnx.whole import narrowed, widened
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Node, Origin, Program
 from qcompiler.ir.text import print_dim
 from qcompiler.ir.types import Dim, SymbolType, TensorType, TupleType, Type
-from qcompiler.spec import QuantSpec
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[str] | ir.Graph
 Emitted = ir.Value | list[ir.Value]
@@ -38,11 +39,13 @@ class Context:
         initializers: the constants so far, in order.
         domains: operator sets used beside the standard one, with their versions.
         write_body: writes the nodes of a program into a context; what the graphs inside this one are written with.
+        four_bit_floats: whether the reader of the file knows the element type FLOAT4E2M1.
     """
 
     program: Program
     opset: int
     write_body: Callable[[Context], None]
+    four_bit_floats: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: list[ir.Value] = field(default_factory=list)
     domains: dict[str, int] = field(default_factory=dict)
@@ -72,12 +75,24 @@ class Context:
         domain: str = "",
         outputs: int = 1,
     ) -> list[ir.Value]:
-        """Adds an ONNX node with several results."""
+        """Adds an ONNX node with several results; what the operator set lacks is written with what it has.
+
+        Raises:
+            UnsupportedError: for what the operator set has no form for.
+        """
         given = list(inputs)
         while given and given[-1] is None:
             given.pop()
         if domain:
             self.domains[domain] = 1
+        else:
+            wanted = Wanted(kind, given, attributes or {}, outputs)
+            rule = rule_for(kind, self.opset)
+            written = rule(self, wanted) if rule is not None else wanted
+            if isinstance(written, list):
+                return written
+            check_known(written, self.opset)
+            given, attributes = list(written.inputs), written.attributes
         node = ir.node(kind, given, dict(attributes or {}), domain=domain, num_outputs=outputs)
         self.nodes.append(node)
         return list(node.outputs)
@@ -104,7 +119,7 @@ class Context:
 
     def nested(self, program: Program) -> Context:
         """The context of a graph inside this one: it sees the values made so far, and shares names and initializers."""
-        inner = Context(program, self.opset, self.write_body, initializers=self.initializers, domains=self.domains)
+        inner = replace(self, program=program, nodes=[], _values={}, _shared={}, _constants={}, _names=set(), _named=0)
         inner._shared, inner._constants, inner._names = dict(self._shared), self._constants, self._names
         return inner
 
@@ -146,6 +161,15 @@ class Context:
 
     # -- reading the program -------------------------------------------------------------------------------
 
+    @cached_property
+    def varying(self) -> frozenset[Node]:
+        """The nodes that depend on an input."""
+        found = set(self.program.inputs)
+        for node in self.program.nodes:
+            if not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)
+
     def value(self, node: Node) -> ir.Value:
         """The ONNX value of a program node: a tensor, or an int64 vector of one element for a symbolic size.
 
@@ -175,24 +199,31 @@ class Context:
         return found if isinstance(found, list) else [found]
 
     def parameter(self, node: Node, *, transposed: bool = False) -> ir.Value:
-        """A parameter as an initializer, matrices transposed on request; codes become integers."""
+        """A parameter as an initializer, matrices transposed on request; codes become integers.
+
+        Large whole numbers, such as places, are stored as narrow as they are.
+        """
         type_ = self.program.tensor_type(node)
-        name = str(node.target)
-
-        def shared_memory() -> ir.Value:
-            value = self.program.param(node)
-            return self.initializer(ir.Tensor(as_numpy(value.t() if transposed else value)), name)
-
-        def converted(spec: QuantSpec) -> ir.Value:
-            dtype = container(spec.format, self.opset, stored=True)
-            shape = [int(dim) for dim in type_.shape]
-            codes = partial(_coded, self.program, node, dtype, transposed)
-            return self.lazy(codes, dtype, shape[::-1] if transposed else shape, name)
-
-        spec = type_.spec
-        make = shared_memory if spec is None else partial(converted, spec)
         # a parameter that several regions hold is written once
-        return self.memo_constant(("parameter", id(self.program.params[name]), type_, transposed), make)
+        key = ("parameter", id(self.program.params[str(node.target)]), type_, transposed)
+        if type_.spec is None and type_.dtype == torch.int64:
+            narrow = self.memo_constant((*key, "narrow"), lambda: self.initializer(*self._whole_numbers(node)))
+            return self.memo(key, lambda: widened(self, narrow, self.program.shape(node)))
+        return self.memo_constant(key, lambda: self._stored(node, type_, transposed))
+
+    def _whole_numbers(self, node: Node) -> tuple[ir.TensorProtocol, str]:
+        return ir.Tensor(narrowed(as_numpy(self.program.param(node)))), str(node.target)
+
+    def _stored(self, node: Node, type_: TensorType, transposed: bool) -> ir.Value:
+        """The initializer; what does not lie in memory as it is written is made when the model is written out."""
+        value, spec = self.program.rounded(node), type_.spec
+        if spec is None and isinstance(value, torch.Tensor) and not transposed:
+            return self.initializer(ir.Tensor(as_numpy(value)), str(node.target))
+        dtype = onnx_dtype(type_.dtype) if spec is None else container(spec.format, self.opset, stored=True)
+        shape = [int(dim) for dim in type_.shape]
+        read = partial(_read, self.program, node, transposed)
+        make = read if spec is None else lambda: read().astype(dtype.numpy())
+        return self.lazy(make, dtype, shape[::-1] if transposed else shape, str(node.target))
 
     def operand(self, argument: object, dtype: torch.dtype) -> ir.Value:
         """A tensor, symbolic size or Python number as an operand of element type `dtype`."""
@@ -316,10 +347,9 @@ class Context:
             if value.name is None:
                 value.name = self.unique(f"{name}.{onnx_node.op_type}")
         onnx_node.metadata_props["qcompiler.node"] = name
-        if origin.module:
-            onnx_node.metadata_props["qcompiler.module"] = origin.module
-        if origin.step:
-            onnx_node.metadata_props["qcompiler.step"] = origin.step
+        # Helpers lead to the node itself by its name, so that small models do not drown in provenance.
+        told = {"module": origin.module, "step": origin.step} if yields else {}
+        onnx_node.metadata_props.update({f"qcompiler.{key}": text for key, text in told.items() if text})
 
 
 def _types_of(node: Node, count: int) -> list[Type | None]:
@@ -336,6 +366,7 @@ def _result_names(node: Node, count: int) -> list[str]:
     return [readers.get(i, f"{node.name}.{i}") for i in range(count)]
 
 
-def _coded(program: Program, node: Node, dtype: ir.DataType, transposed: bool) -> np.ndarray:
+def _read(program: Program, node: Node, transposed: bool) -> np.ndarray:
     values = program.param(node)
-    return as_numpy(values.t() if transposed else values).astype(dtype.numpy())
+    # Element by element, as numpy writes a turned view, a large matrix takes ten times as long.
+    return as_numpy(values.t().contiguous() if transposed else values)

@@ -53,7 +53,8 @@ _FLOATS: dict[str, tuple[ir.DataType, int]] = {
     "fp8e5m2": (ir.DataType.FLOAT8E5M2, 19),
     "fp4e2m1": (ir.DataType.FLOAT4E2M1, 23),
 }
-_TWO_BIT_OPSET = 25
+# Operator sets since which integers of a width are quantized to.
+_QUANTIZED_SINCE = {2: 25, 4: 21, 16: 21}
 
 
 def onnx_dtype(dtype: torch.dtype) -> ir.DataType:
@@ -78,7 +79,7 @@ def is_native(number: Format, opset: int) -> bool:
         return number.name in _FLOATS
     width = number.storage_bits
     full = 2.0 ** (width - number.signed) - 1
-    native = (width, number.signed) in _INTEGERS and (width > 2 or opset >= _TWO_BIT_OPSET) and width < 32
+    native = (width, number.signed) in _INTEGERS and opset >= _QUANTIZED_SINCE.get(width, 0) and width < 32
     return native and number.highest == full and number.lowest == (-full - 1 if number.signed else 0)
 
 
@@ -87,7 +88,7 @@ def container(number: Format, opset: int, *, stored: bool) -> ir.DataType:
 
     Args:
         number: the format; its grid values are what is stored.
-        opset: version of the operator set; 2-bit integers need 25, 4-bit floats 23.
+        opset: version of the operator set; 2-bit integers need 25, 4-bit ones 21, 4-bit floats 23.
         stored: True for codes in an initializer; codes that are computed need a type that can be clipped.
 
     Raises:
@@ -102,9 +103,22 @@ def container(number: Format, opset: int, *, stored: bool) -> ir.DataType:
             mend="use an integer format, fp8e4m3 or fp8e5m2, or a target with its own kernels",
         )
     smallest = whole or (number.storage_bits if stored or is_native(number, opset) else max(8, number.storage_bits))
-    narrowest = 2 if opset >= _TWO_BIT_OPSET else 4
+    narrowest = next(width for width in (2, 4, 8) if opset >= _QUANTIZED_SINCE.get(width, 0))
     width = next(width for width in (2, 4, 8, 16, 32) if width >= max(smallest, narrowest))
     return _INTEGERS[width, number.signed or width == 32]
+
+
+def tight_integer(number: Format, opset: int) -> ir.DataType | None:
+    """The ONNX integer type that is no wider than the codes of a format; None where there is none."""
+    found = _INTEGERS.get((number.storage_bits, number.signed)) if number.is_integer else None
+    since = 0 if number.storage_bits == 16 else _QUANTIZED_SINCE.get(number.storage_bits, 0)
+    return found if opset >= since else None
+
+
+def tight_float(number: Format, opset: int, four_bits: bool) -> ir.DataType | None:
+    """The ONNX float type of a format; None where there is none, or where it has four bits and nobody reads these."""
+    found, since = _FLOATS.get(number.name, (None, 0))
+    return found if opset >= since and (four_bits or number.storage_bits > 4) else None
 
 
 def _whole_number_bits(number: Format) -> int | None:

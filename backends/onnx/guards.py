@@ -12,6 +12,8 @@ from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
 from qcompiler.target import Guard
 
+_LARGEST_BLOCK = 128
+
 
 def accumulator_fits(program: Program, node: Node) -> str:
     """The sum behind each output must fit int32 whatever the codes are."""
@@ -86,6 +88,23 @@ def plain_operands(program: Program, node: Node) -> str:
     return "" if bound.get("alpha", 1) == 1 else "has a factor on its second operand"
 
 
+def product_fits(program: Program, node: Node) -> str:
+    """The sum behind each element of a matrix product must fit int32 whatever the codes are."""
+    left = program.bind(node)["self"]
+    terms = program.shape(left)[-1] if isinstance(left, Node) else None
+    if not isinstance(terms, int):
+        return "sums over an axis of unknown size"
+    return f"sums {terms} products, int32 holds {MOST_TERMS}" if terms > MOST_TERMS else ""
+
+
+def whole_blocks(program: Program, node: Node) -> str:
+    """Blocks of 128 inputs must divide a weight."""
+    weight = program.bind(node)["weight"]
+    inputs = program.shape(weight)[1] if isinstance(weight, Node) else None
+    whole = isinstance(inputs, int) and inputs % _LARGEST_BLOCK == 0
+    return "" if whole else f"its {inputs} inputs are not a multiple of {_LARGEST_BLOCK}"
+
+
 def static_bounds(program: Program, node: Node) -> str:
     """Limits of a clamp must be numbers."""
     bound = program.bind(node)
@@ -102,5 +121,7 @@ GUARDS: Mapping[str, Guard] = {
     "spatial_mean": spatial_mean,
     "plain_average": plain_average,
     "plain_operands": plain_operands,
+    "product_fits": product_fits,
     "static_bounds": static_bounds,
+    "whole_blocks": whole_blocks,
 }

@@ -17,6 +17,7 @@ from qcompiler.backends.onnx.biases import integer_bias
 from qcompiler.backends.onnx.cluster import cluster_attention
 from qcompiler.backends.onnx.kernels.operands import operand_of
 from qcompiler.backends.onnx.settings import Settings, settings_of
+from qcompiler.backends.onnx.unpack import is_stored
 from qcompiler.errors import VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program, Stage
@@ -44,10 +45,10 @@ def lower(program: Program, target: Target) -> Program:
     by_name = {node.name: node for node in lowered.nodes}
     for node in lowered.nodes:
         assigned = node.meta.get("assignment")
-        if isinstance(assigned, Assignment) and "decomposition" not in node.meta:
+        if isinstance(assigned, Assignment) and "decomposition" not in node.meta and not is_stored(assigned):
             lowering.replace(node, assigned, by_name)
     lowered.stage = Stage.LOWERED
-    if settings.attention == "op":
+    if settings.attention_operator:
         cluster_attention(lowered)
     lowered.erase_dead()
     verify(lowered)

@@ -107,6 +107,7 @@ def open_session(
     *,
     threads: int = 0,
     optimized: Path | None = None,
+    profile: Path | None = None,
     entries: Mapping[str, str] | None = None,
 ) -> Session:
     """Loads a model on the CPU.
@@ -115,6 +116,7 @@ def open_session(
         model: a file, or the bytes of one.
         threads: threads within an operator, 0 for one per core.
         optimized: where the runtime writes the graph that it really runs.
+        profile: where it writes the times of all kernels, the start of a file's name.
         entries: further configuration entries of the session.
 
     Raises:
@@ -125,6 +127,9 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not torch.cpu._is_vnni_supported():
         # Without VNNI the products of two bytes saturate in 16 bits; this entry trades speed for exact sums.
         options.add_session_config_entry("session.x64quantprecision", "1")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from qcompiler.backends.onnx.writer import INLINE_BYTES
 from qcompiler.errors import SpecError
 from qcompiler.target import Target
 
@@ -16,7 +17,7 @@ class Settings(BaseModel):
     """Choices between forms of equal meaning, and between exact and fast ones.
 
     Args:
-        opset: version of the standard operator set.
+        opset: version of the standard operator set, 13 to 25; what an older one lacks is written otherwise.
         linear: how an integer linear layer is written: `gemm` (standard operators, bias added in int32), `contrib`
             (MatMulIntegerToFloat of onnxruntime, float bias), `matmul` (standard MatMul and Add, float bias).
         bias: biases of convolutions and `gemm` as int32 codes, or float as some compilers want them.
@@ -26,7 +27,11 @@ class Settings(BaseModel):
             operator on `reals` where compilers look for it.
         attention: as one `op` where its heads are cut and merged around it, or `decomposed` into matrix products.
         passes: texts of passes that run right after the canonical ones; the compiler reads them.
+        stored: widths of the codes of each kernel's weight; `Target.stored` reads them.
+        inline_bytes: weights beyond so many bytes lie in a file of their own beside the model.
         runtime: whether the emitted file can be loaded and audited with onnxruntime on this machine.
+        rules: whose rules of explicit quantization the emitted file is checked against.
+        capability: compute capability of the GPU that the file is for, `8.7` for Jetson Orin.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,13 +43,16 @@ class Settings(BaseModel):
     absorbed: Literal["codes", "reals"] = "codes"
     attention: Literal["op", "decomposed"] = "decomposed"
     passes: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
+    inline_bytes: int = INLINE_BYTES
     runtime: Literal["onnxruntime", "elsewhere"] = "onnxruntime"
+    rules: Literal["none", "tensorrt"] = "none"
+    capability: str = Field(default="8.7", pattern=r"^\d+\.\d+$")
 
-    @model_validator(mode="after")
-    def _newest_operators(self) -> Settings:
-        if self.attention == "op" and self.opset < ATTENTION_OPSET:
-            raise ValueError(f"attention as an operator needs opset {ATTENTION_OPSET}")
-        return self
+    @property
+    def attention_operator(self) -> bool:
+        """Whether attention is written as one operator, which older operator sets lack."""
+        return self.attention == "op" and self.opset >= ATTENTION_OPSET
 
     @property
     def integer_linear_bias(self) -> bool:

@@ -20,13 +20,21 @@ from qcompiler.ir.program import Node, Program
 from qcompiler.ir.region import nested_programs
 from qcompiler.ir.structure import Structure
 
-OLDEST_OPSET = 21
+OLDEST_OPSET = 13
 NEWEST_OPSET = 25
-EXTERNAL_DATA_BYTES = 3 << 29
+USUAL_OPSET = 21
+# A file must stay below 2 GiB; what lies in it is copied more than once when it is read.
+INLINE_BYTES = 3 << 29
+# Larger weights begin where memory maps of every system can.
+_ALIGNMENT = 1 << 16
 
 
 def write_model(
-    program: Program, *, opset: int = OLDEST_OPSET, kernel_emitters: Mapping[str, KernelEmitter] | None = None
+    program: Program,
+    *,
+    opset: int = USUAL_OPSET,
+    kernel_emitters: Mapping[str, KernelEmitter] | None = None,
+    four_bit_floats: bool = False,
 ) -> ir.Model:
     """Writes a program at stage canonical, quantized or lowered as an ONNX model.
 
@@ -36,15 +44,16 @@ def write_model(
 
     Args:
         program: what to write; it is not changed.
-        opset: version of the standard operator set, 21 to 25.
+        opset: version of the standard operator set, 13 to 25.
         kernel_emitters: how each kernel of a lowered program is written, by kernel name.
+        four_bit_floats: whether the reader knows the element type FLOAT4E2M1, which onnxruntime has no CPU kernels for.
 
     Raises:
         UnsupportedError: for an operator, an argument or a number format that ONNX has no form for.
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedError(f"ONNX opset {opset} cannot be written", mend=f"choose {OLDEST_OPSET} to {NEWEST_OPSET}")
-    context = Context(program, opset, partial(_write_body, kernel_emitters or {}))
+    context = Context(program, opset, partial(_write_body, kernel_emitters or {}), four_bit_floats)
     inputs = [_input(context, node) for node in program.inputs]
     output_names = [context.unique(name) for name in _output_names(program)]
     context.write_body(context)
@@ -61,7 +70,7 @@ def write_model(
     return model
 
 
-def check_writable(program: Program, opset: int = OLDEST_OPSET) -> None:
+def check_writable(program: Program, opset: int = USUAL_OPSET) -> None:
     """Finds out before any other work whether a canonical program can be written.
 
     Raises:
@@ -85,16 +94,25 @@ def check_writable(program: Program, opset: int = OLDEST_OPSET) -> None:
     write_model(program, opset=opset)
 
 
-def save_model(model: ir.Model, path: Path | str) -> None:
-    """Writes a model to a file; weights beyond 1.5 GiB go to `NAME.data` beside it. Same model, same bytes.
+def save_model(model: ir.Model, path: Path | str, inline_bytes: int = INLINE_BYTES) -> None:
+    """Writes a model to a file; weights beyond a size go to `NAME.data` beside it. Same model, same bytes.
+
+    Weights that are computed or read when they are asked for are written one after the other, so that beside a data
+    file only the largest of them is in memory.
+
+    Args:
+        model: what `write_model` made.
+        path: of the file.
+        inline_bytes: the most bytes of weights that lie in the file itself.
 
     Raises:
         InputError: when the file cannot be written.
     """
     path = Path(path)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    external = f"{path.name}.data" if weights > inline_bytes else None
     try:
-        ir.save(model, path, external_data=f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None)
+        ir.save(model, path, external_data=external, alignment=_ALIGNMENT)
     except OSError as error:
         raise InputError(
             f"the ONNX model cannot be written: {error.strerror or error}",
@@ -178,19 +196,17 @@ def _outputs(context: Context, names: list[str]) -> list[ir.Value]:
 
 
 def _output_names(program: Program) -> list[str]:
-    paths = dict(_leaf_paths(program.signature.result, ()))
-    names = [paths.get(i, ()) for i in range(len(program.outputs))]
-    return [
-        ".".join(path) if any(not part.isdigit() for part in path) else f"output_{i}" for i, path in enumerate(names)
-    ]
+    """The keys of each result, joined by dots; its number where the model returns it without one."""
+    names = dict(_leaf_names(program.signature.result, (), keyed=False))
+    return [names.get(i) or f"output_{i}" for i in range(len(program.outputs))]
 
 
-def _leaf_paths(structure: Structure, path: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _leaf_names(structure: Structure, path: tuple[str, ...], *, keyed: bool) -> Iterator[tuple[int, str]]:
     if structure.kind == "leaf":
-        yield structure.index, path
+        yield structure.index, ".".join(path) if keyed else ""
     keys = structure.keys or tuple(str(i) for i in range(len(structure.children)))
     for key, child in zip(keys, structure.children, strict=True):
-        yield from _leaf_paths(child, (*path, key))
+        yield from _leaf_names(child, (*path, key), keyed=keyed or bool(structure.keys))
 
 
 def _ir_version(opset: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from qcompiler.backends.reference import attention, dense, moving, pointwise, pooling, weights
+from qcompiler.backends.reference import attention, dense, moving, pointwise, pooling, product, weights, wide
 
 MEANINGS: Mapping[str, Callable[..., object]] = {
     "conv": dense.conv,
@@ -18,6 +18,9 @@ MEANINGS: Mapping[str, Callable[..., object]] = {
     "linear_dynamic": dense.linear,
     "linear_weight_only": weights.linear,
     "embedding_weight_only": weights.embedding,
+    "conv_wide": wide.layer,
+    "linear_wide": wide.layer,
+    "matmul": product.matmul,
     "add": pointwise.add,
     "mul": pointwise.mul,
     "cat": pointwise.cat,

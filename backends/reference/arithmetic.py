@@ -127,8 +127,18 @@ def requantize(total: Tensor, factor: Tensor, grid: Grid) -> Tensor:
 
 
 def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """`a * b + c` of float32 tensors rounded once: the product of two float32 is exact in float64."""
-    return (a.double() * b.double() + c.double()).float()
+    """`a * b + c` of float32 tensors, rounded once to float32.
+
+    The product of two float32 is exact in float64. The sum is rounded to odd there (Boldo and Melquiond 2008,
+    "Emulation of FMA and correctly rounded sums"), so that rounding it again to float32 does not round twice.
+    """
+    product, added = torch.broadcast_tensors(a.double() * b.double(), c.double())
+    total = product + added
+    back = total - product
+    missing = (product - (total - back)) + (added - back)
+    even = (total.view(torch.int64) & 1) == 0
+    odd = torch.nextafter(total, torch.copysign(torch.full_like(total, torch.inf), missing))
+    return torch.where((missing != 0) & even, odd, total).float()
 
 
 def apply(op: str, *arguments: object) -> Tensor:

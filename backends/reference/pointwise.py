@@ -1,7 +1,6 @@
 """Sums, products, joins and tables over integers.
 
-Source: onnxruntime's QLinearAdd, QLinearMul, QLinearConcat, QLinearSigmoid and QLinearLeakyRelu; equal bit for bit,
-tables of transcendental functions within one code where two libraries round the function differently.
+Source: onnxruntime's QLinearAdd, QLinearMul, QLinearConcat, QLinearSigmoid and QLinearLeakyRelu; equal bit for bit.
 """
 
 from __future__ import annotations
@@ -12,6 +11,24 @@ import torch
 from torch import Tensor
 
 from qcompiler.backends.reference.arithmetic import Codes, Grid, Parts, apply, fused_multiply_add
+
+SIGMOID = "aten.sigmoid"
+_LOGISTIC_REACH = 18.0
+_LOGISTIC_UPPER = (
+    4.37031012579801e-11,
+    1.15627324459942e-07,
+    6.08574864600143e-05,
+    8.51377133304701e-03,
+    2.48287947061529e-01,
+)
+_LOGISTIC_LOWER = (
+    6.10247389755681e-13,
+    5.76102136993427e-09,
+    6.29106785017040e-06,
+    1.70198817374094e-03,
+    1.16817656904453e-01,
+    9.93151921023180e-01,
+)
 
 
 def add(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float) -> Tensor:
@@ -31,8 +48,15 @@ def add(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: 
 
 
 def mul(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float) -> Tensor:
-    """A product with broadcasting: `quantize(((qa - za) * sa) * ((qb - zb) * sb))`."""
-    return Grid.of(result, low, high).quantize(Codes.of(self).reals() * Codes.of(other).reals())
+    """A product with broadcasting.
+
+    Formula: `clip(round(float((qa - za) * (qb - zb)) * ((sa * sb) / sy) + zy))`: the zero point is added before
+    rounding, so that halves go to even codes.
+    """
+    left, right, grid = Codes.of(self), Codes.of(other), Grid.of(result, low, high)
+    product = (left.offsets() * right.offsets()).float()
+    steps = product * ((left.scale * right.scale) / grid.scale)
+    return (steps + grid.zero_point).round().clamp(grid.low, grid.high)
 
 
 def cat(tensors: Sequence[Parts], dim: int, *, op: str, result: Parts, low: float, high: float) -> Tensor:
@@ -43,8 +67,27 @@ def cat(tensors: Sequence[Parts], dim: int, *, op: str, result: Parts, low: floa
 
 def table(self: Parts, *options: object, op: str, result: Parts, low: float, high: float) -> Tensor:
     """An elementwise function, as a table of 256 codes would hold it: `quantize(op((q - z) * s))`."""
-    reals = apply(op, Codes.of(self).reals(), *options)
-    return Grid.of(result, low, high).quantize(reals)
+    reals = Codes.of(self).reals()
+    found = logistic(reals) if op == SIGMOID else apply(op, reals, *options)
+    return Grid.of(result, low, high).quantize(found)
+
+
+def logistic(x: Tensor) -> Tensor:
+    """`1 / (1 + exp(-x))` as onnxruntime computes it in float32: `x * P(x^2) / Q(x^2) + 1/2` for |x| up to 18.
+
+    P and Q by Horner's rule with fused multiply-adds; the coefficients are those of Eigen's rational approximation.
+    """
+    x = x.float().clamp(-_LOGISTIC_REACH, _LOGISTIC_REACH)
+    square = x * x
+    upper, lower = (_horner(square, coefficients) for coefficients in (_LOGISTIC_UPPER, _LOGISTIC_LOWER))
+    return (upper * x / lower + 0.5).clamp(0, 1)
+
+
+def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    total = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        total = fused_multiply_add(total, x, torch.tensor(coefficient, dtype=torch.float32))
+    return total
 
 
 def _zero(operand: Codes) -> Tensor:

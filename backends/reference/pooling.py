@@ -27,6 +27,6 @@ def global_mean(
 
 
 def average(self: Parts, *window: object, op: str, result: Parts, low: float, high: float) -> Tensor:
-    """An average pool `op`: the float32 mean of the dequantized window, quantized."""
-    mean = apply(op, Codes.of(self).reals(), *window)
-    return Grid.of(result, low, high).quantize(mean)
+    """An average pool `op` over dequantized windows: `clip(round(mean / sy + zy))`, halves to even codes."""
+    mean, grid = apply(op, Codes.of(self).reals(), *window), Grid.of(result, low, high)
+    return (mean / grid.scale + grid.zero_point).round().clamp(grid.low, grid.high)

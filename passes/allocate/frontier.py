@@ -10,12 +10,68 @@ Source    Cai et al. 2020, "ZeroQ" (frontier of size and loss); curves as the wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from qcompiler.errors import SpecError
+from qcompiler.frontier import Frontier, Point
 from qcompiler.passes.allocate.dynamic_program import DynamicProgram
 from qcompiler.passes.allocate.milp import Milp
-from qcompiler.passes.allocate.problem import Problem, Solution, make_solution
+from qcompiler.passes.allocate.problem import LOSS, Problem, Solution, make_solution
+
+_POINTS, _GAP, _SECONDS = 16, 1e-3, 3.0
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a frontier is drawn of.
+
+    Args:
+        resource: that is limited step by step.
+        objective: that is minimised.
+    """
+
+    resource: str
+    objective: str = LOSS
+
+    @staticmethod
+    def parse(text: str) -> list[Axes]:
+        """Reads `size`, `size:loss` or `size:latency`, `|` between several; raises SpecError."""
+        pairs = [word.strip().partition(":") for word in text.split("|") if word.strip()]
+        found = [Axes(resource.strip(), objective.strip() or LOSS) for resource, _, objective in pairs]
+        if any(not axes.resource or axes.resource in (axes.objective, LOSS) for axes in found):
+            raise SpecError(f"'{text}' names no two resources", mend="for example size, or size:latency|average_bits")
+        return found
+
+
+def pareto(problem: Problem, axes: Axes, uniform: Mapping[str, Sequence[int]], chosen: Sequence[int]) -> Frontier:
+    """The frontier of two resources, with the uniform plans and the chosen one beside it; all harm is predicted.
+
+    Args:
+        problem: whose limits are not looked at.
+        axes: the two resources.
+        uniform: choices by name of the scheme.
+        chosen: the choice that was taken.
+
+    Raises:
+        InputError: when no choice is possible.
+    """
+    asked = replace(problem, minimise=axes.objective, limits={})
+    beside = {problem.used(choice, axes.resource) for choice in (*uniform.values(), chosen)}
+    found = frontier(asked, axes.resource, _POINTS, Milp(_GAP, _SECONDS), beside)
+
+    def point(name: str, choice: Sequence[int]) -> Point:
+        return Point(name, problem.used(choice, axes.resource), problem.used(choice, axes.objective))
+
+    return Frontier(
+        axes.resource,
+        axes.objective,
+        tuple(point("", solution.choice) for solution in found),
+        tuple(Point("", solution.used[axes.resource], solution.bound) for solution in found),
+        tuple(point(name, choice) for name, choice in uniform.items()),
+        point("chosen", chosen),
+        problem.limits.get(axes.resource),
+    )
 
 
 def exact_frontier(problem: Problem, resource: str) -> list[Solution]:
@@ -29,14 +85,17 @@ def exact_frontier(problem: Problem, resource: str) -> list[Solution]:
     return [make_solution(free, choice, free.used(choice, free.minimise), "dynamic_program", 0.0) for choice in choices]
 
 
-def frontier(problem: Problem, resource: str, points: int = 12, solver: Milp | None = None) -> list[Solution]:
-    """The optimum at evenly spaced limits of a resource, all other limits of the problem kept.
+def frontier(
+    problem: Problem, resource: str, points: int = 12, solver: Milp | None = None, at: Iterable[float] = ()
+) -> list[Solution]:
+    """The optimum at limits of a resource that grow by one factor, all other limits of the problem kept.
 
     Args:
         problem: whose own limit of the resource, if any, is not looked at.
         resource: that is limited.
         points: how many, at least 2.
         solver: with its gap and time limit.
+        at: further limits.
 
     Returns:
         the solutions that no other one dominates.
@@ -50,8 +109,9 @@ def frontier(problem: Problem, resource: str, points: int = 12, solver: Milp | N
     richest = solver.solve(replace(problem, limits=others))
     low, high = cheapest.objective, richest.used[resource]
     found = [richest]
-    for number in range(points - 1):
-        limit = low + (high - low) * number / max(points - 1, 1)
+    shares = [number / max(points - 1, 1) for number in range(points - 1)]
+    limits = [low * (high / low) ** share if low > 0 else low + (high - low) * share for share in shares]
+    for limit in sorted({*limits, *at}):
         solution = solver.attempt(replace(problem, limits={**others, resource: limit}))
         found += [solution] if solution is not None else []
     return undominated(found, resource)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qcompiler.errors import InputError
+from qcompiler.passes.allocate.deployed import Tries
+from qcompiler.passes.allocate.harm import divergence, relative_error
 from qcompiler.passes.allocate.problem import LOSS, Problem, Solution
-from qcompiler.passes.allocate.sensitivities import divergence, relative_error
+from qcompiler.passes.allocate.sensitivity import judged_by
 from qcompiler.passes.allocate.solvers import Solver
-from qcompiler.passes.allocate.trial import Trial
 from qcompiler.passes.allocate.units import Offer
 
 _ROUNDS = 8
@@ -26,26 +27,32 @@ class Judge:
     Args:
         offered: units and options.
         trial: of the program; None without data, then the predicted loss counts.
-        sensitivity: name of what filled the loss table; `kl` is judged by divergence, all others by squared error.
+        sensitivity: name of what filled the loss table; those of distributions are judged by divergence, all others
+            by squared error.
     """
 
     offered: Offer
-    trial: Trial | None
+    trial: Tries | None
     sensitivity: str
+
+    @property
+    def by_divergence(self) -> bool:
+        """Whether results are compared as distributions."""
+        return judged_by(self.sensitivity, self.offered.program) == "divergence"
 
     @property
     def kind(self) -> str:
         """What `harm` is."""
         if self.trial is None:
             return "predicted loss"
-        return "divergence of the results" if self.sensitivity == "kl" else "error of the results"
+        return "divergence of the results" if self.by_divergence else "error of the results"
 
     def harm(self, problem: Problem, choice: Choice) -> float:
         """Of a whole plan: measured where there is data, else predicted."""
         if self.trial is None:
             return problem.used(choice, LOSS)
         results = self.trial.results(self.offered.plan(choice))
-        return divergence(results) if self.sensitivity == "kl" else relative_error(results)
+        return divergence(results) if self.by_divergence else relative_error(results)
 
     def drop(self, choice: Choice) -> float:
         """The squared error of the results as a part of their square.
@@ -59,10 +66,13 @@ class Judge:
             )
         return relative_error(self.trial.results(self.offered.plan(choice)))
 
+    def plans(self) -> Mapping[str, Choice]:
+        """The uniform plans, by scheme."""
+        return {name: self.offered.uniform(name) for name in self.offered.schemes}
+
     def uniform(self, problem: Problem) -> Mapping[str, Choice]:
         """The uniform plans that keep the limits, by scheme."""
-        found = {name: self.offered.uniform(name) for name in self.offered.schemes}
-        return {name: choice for name, choice in found.items() if problem.feasible(choice)}
+        return {name: choice for name, choice in self.plans().items() if problem.feasible(choice)}
 
     def best(self, problem: Problem, choices: Sequence[Choice]) -> tuple[Choice, str]:
         """The best of some choices and of the uniform plans within the limits, and a line about it."""

@@ -1,4 +1,4 @@
-"""What fills the tables of an allocation problem: sensitivities say what options lose, costs say what they take."""
+"""What fills the cost tables of an allocation problem: costs say what options take."""
 
 from __future__ import annotations
 
@@ -9,29 +9,6 @@ from typing import ClassVar, Protocol
 from qcompiler.ir.program import Program
 from qcompiler.passes.allocate.problem import Table, Unit
 from qcompiler.pipeline import Context
-
-
-class Sensitivity(Protocol):
-    """How much harm each option of each unit does, the others being in float.
-
-    A frozen dataclass; `name` is how the user calls it.
-    """
-
-    name: ClassVar[str]
-    needs_data: ClassVar[bool]
-
-    def measure(self, program: Program, units: Sequence[Unit], ctx: Context) -> Table:
-        """[unit][option], not below 0 and additive: the harm of a plan is the sum.
-
-        Args:
-            program: at stage canonical; not to be changed.
-            units: options hold the assignments that `trial.Trial` can run.
-            ctx: `batches` hold the calibration data, `target` the device, `seed` the seed.
-
-        Raises:
-            InputError: when it needs data and there is none.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,5 +34,11 @@ class Cost(Protocol):
     resource: ClassVar[str]
 
     def measure(self, program: Program, units: Sequence[Unit], ctx: Context) -> Costs:
-        """The costs; arguments as for `Sensitivity`."""
+        """The costs.
+
+        Args:
+            program: at stage canonical; not to be changed.
+            units: with their options.
+            ctx: `target` is the device.
+        """
         ...

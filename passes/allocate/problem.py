@@ -33,12 +33,19 @@ class Option:
     """One way to run the nodes of a unit.
 
     Args:
-        name: the scheme that the user offered, or `float`.
+        name: the scheme that the user offered, or `float`; `scheme+method` for one with several widths inside.
         assignments: by node name; a node that is missing stays in float.
+        base: the offered scheme behind it, where that is not its name.
     """
 
     name: str
     assignments: Mapping[str, Assignment] = field(default_factory=dict)
+    base: str = ""
+
+    @property
+    def scheme(self) -> str:
+        """Name of the offered scheme."""
+        return self.base or self.name
 
 
 @dataclass(frozen=True)

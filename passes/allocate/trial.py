@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,27 +23,23 @@ from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
 from qcompiler.layout import channels_last
 from qcompiler.measure import limit_samples, sample_count
+from qcompiler.passes.allocate.harm import Results, errors
 from qcompiler.plan import Assignment
-from qcompiler.spec import QuantSpec, Scales, block_reduce, fake_quantize, nearest, qparams_from_range
+from qcompiler.spec import QuantSpec, Scales, block_reduce, choose_qparams, fake_quantize, nearest, qparams_from_range
 from qcompiler.stats import Batch
 
 _HELD = 1 << 26
 """Elements of activations that are held at once."""
-_FEW_BITS, _FEW_SHRINKS = 5, 3
-"""Numbers of more bits lose most by what is cut off: only a little is tried."""
-_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3)
+_SHRINKS = {1: (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), 2: (1.0, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35)}
+_SHRINKS |= {3: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 5: (1.0, 0.95, 0.9, 0.85)}
+_FINE = (1.0, 0.95, 0.9)
+"""Ranges to try by bits: the more bits, the more is lost by what is cut off."""
 
 Grid = tuple[Scales, Tensor]
 Plan = Mapping[str, Assignment]
 """Assignment of each node by name."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """Float and quantized results of one batch, flat."""
-
-    wanted: Sequence[Tensor]
-    found: Sequence[Tensor]
+Rounding = Callable[[Tensor, Grid, QuantSpec], Tensor]
+"""What a grid does to a value."""
 
 
 class Trial:
@@ -65,6 +60,7 @@ class Trial:
         self._params: dict[Node, Tensor] = {node: program.param(node).detach() for node in program.param_nodes}
         self._grids: dict[tuple[Node, QuantSpec], Grid] = {}
         self._floats: list[dict[Node, object]] = []
+        self.wanted: list[Sequence[Tensor]] = []
         with torch.no_grad():
             for batch in limit_samples(program, batches, affordable_samples(program, batches)):
                 self._floats.append(self._float_values(batch))
@@ -73,62 +69,83 @@ class Trial:
                 "plans are to be tried on real samples, and there is no calibration data",
                 mend="pass calibration=..., or sensitivity=weight, which needs none",
             )
+        self.wanted = [_tensors([values[node] for node in program.outputs]) for values in self._floats]
 
-    def results(self, plan: Plan) -> list[Results]:
-        """The results under a plan, per batch."""
+    def results(
+        self, plan: Plan, given: Mapping[Node, Tensor] | None = None, rounding: Rounding | None = None
+    ) -> list[Results]:
+        """The results under a plan, per batch.
+
+        Args:
+            plan: what is quantized.
+            given: other values of parameters.
+            rounding: instead of the nearest value of each static grid.
+        """
+        found: list[Results] = []
+        with torch.no_grad():
+            for values, wanted in zip(self._floats, self.wanted, strict=True):
+                changed = self._changed(plan, values, given=given, rounding=rounding)
+                got = [changed.get(node, values[node]) for node in self.program.outputs]
+                found.append(Results(wanted, _tensors(got)))
+        return found
+
+    def own_errors(self, node: Node, assigned: Assignment) -> Tensor:
+        """Squared error of an operator's result, when it alone is quantized, as `harm.errors`: float64 [samples]."""
+        at = next((user for user in node.users if user.name == assigned.result_at), node)
         found: list[Results] = []
         with torch.no_grad():
             for values in self._floats:
-                changed = self._changed(plan, values)
-                wanted = [values[node] for node in self.program.outputs]
-                got = [changed.get(node, values[node]) for node in self.program.outputs]
-                found.append(Results(_tensors(wanted), _tensors(got)))
-        return found
-
-    def own_error(self, node: Node, assigned: Assignment) -> float:
-        """Squared error of an operator's result over its square, when it alone is quantized."""
-        at = next((user for user in node.users if user.name == assigned.result_at), node)
-        noise, signal = 0.0, 0.0
-        with torch.no_grad():
-            for values in self._floats:
                 changed = self._changed({node.name: assigned}, values, [node, at])
-                found, exact = changed[at], values[at]
-                if isinstance(found, Tensor) and isinstance(exact, Tensor):
-                    noise += float((found.double() - exact.double()).square().sum())
-                    signal += float(exact.double().square().sum())
-        return noise / signal if signal else float(noise > 0)
+                found.append(Results(_tensors([values[at]]), _tensors([changed[at]])))
+        return errors(found)
+
+    def samples(self, node: Node) -> list[Tensor]:
+        """The float values of a node, per batch."""
+        return _tensors([values[node] for values in self._floats])
+
+    def through(self, node: Node, spec: QuantSpec, value: Tensor) -> Tensor:
+        """A value of a node after the grid that is best for its samples."""
+        found = self._through(node, spec, value)
+        return found if isinstance(found, Tensor) else value
 
     def _changed(
-        self, plan: Plan, values: Mapping[Node, object], order: Sequence[Node] | None = None
+        self,
+        plan: Plan,
+        values: Mapping[Node, object],
+        order: Sequence[Node] | None = None,
+        given: Mapping[Node, Tensor] | None = None,
+        rounding: Rounding | None = None,
     ) -> dict[Node, object]:
         """Every value that differs from the float one."""
         results = {item.result_at: item.result for item in plan.values() if item.result is not None}
-        changed: dict[Node, object] = {}
+        changed: dict[Node, object] = dict(given or {})
+        around = ChainMap(changed, values, self._params)  # pyright: ignore[reportArgumentType]
         for node in self.order if order is None else order:
             assigned = plan.get(node.name)
             if node not in changed and (assigned or any(source in changed for source in node.all_input_nodes)):
-                changed[node] = self._value(node, assigned, ChainMap(changed, values))  # pyright: ignore[reportArgumentType]
+                changed[node] = self._value(node, assigned, around, rounding)
             spec = results.get(node.name)
             if spec is not None:
-                changed[node] = self._through(node, spec, changed.get(node, values[node]))
+                changed[node] = self._through(node, spec, changed.get(node, values[node]), rounding)
         return changed
 
-    def _value(self, node: Node, assigned: Assignment | None, values: Mapping[Node, object]) -> object:
-        sources = self._sources(node, values)
-        bound = self.program.bind(node)
-        for name, spec in assigned.inputs.items() if assigned is not None else ():
-            for source in all_nodes(bound[name]):
-                sources[source] = self._through(source, spec, sources[source])
+    def _value(
+        self, node: Node, assigned: Assignment | None, values: Mapping[Node, object], rounding: Rounding | None
+    ) -> object:
+        sources = {source: values[source] for source in node.all_input_nodes}
+        if assigned is not None:
+            bound = self.program.bind(node)
+            for name, spec in assigned.inputs.items():
+                for source in all_nodes(bound[name]):
+                    sources[source] = self._through(source, spec, sources[source], rounding)
         return compute(self.program, node, sources)
 
-    def _sources(self, node: Node, values: Mapping[Node, object]) -> dict[Node, object]:
-        reads = node.all_input_nodes
-        return {source: self._params[source] if source.op == "get_attr" else values[source] for source in reads}
-
-    def _through(self, node: Node, spec: QuantSpec, value: object) -> object:
+    def _through(self, node: Node, spec: QuantSpec, value: object, rounding: Rounding | None = None) -> object:
         """A value after its grid."""
         if not isinstance(value, Tensor):
             return value
+        if rounding is not None:
+            return rounding(value, self._grid(node, spec, value), spec)
         if node.op == "get_attr":
             key = (str(node.target), spec)
             if key not in self._weights:
@@ -136,9 +153,15 @@ class Trial:
             return self._weights[key]
         if spec.dynamic:
             return nearest(value, spec)
+        return fake_quantize(value, *self._grid(node, spec, value), spec)
+
+    def _grid(self, node: Node, spec: QuantSpec, value: Tensor) -> Grid:
+        if spec.dynamic:
+            return choose_qparams(value, spec)
         if (node, spec) not in self._grids:
-            self._grids[node, spec] = best_grid(self._samples(node), spec)
-        return fake_quantize(value, *self._grids[node, spec], spec)
+            samples = self._params[node] if node.op == "get_attr" else self._samples(node)
+            self._grids[node, spec] = best_grid(samples, spec)
+        return self._grids[node, spec]
 
     def _samples(self, node: Node) -> Tensor:
         """The float values of a node in all batches, in the first one only where their shapes differ."""
@@ -149,8 +172,10 @@ class Trial:
     def _float_values(self, batch: Batch) -> dict[Node, object]:
         check_inputs(self.program, batch)
         values: dict[Node, object] = dict(zip(self.program.inputs, channels_last(batch), strict=True))
+        around = ChainMap(values, self._params)  # pyright: ignore[reportArgumentType]
         for node in self.order:
-            values[node] = compute(self.program, node, self._sources(node, values))
+            sources = {source: around[source] for source in node.all_input_nodes}
+            values[node] = compute(self.program, node, sources)
         return values
 
 
@@ -179,11 +204,18 @@ def best_grid(value: Tensor, spec: QuantSpec) -> Grid:
     if len(spec.levels) > 1:
         return qparams_from_range(low, high, spec)
     best, least = torch.ones_like(low), torch.full(low.shape, torch.inf)
-    for shrink in _SHRINKS if spec.bits <= _FEW_BITS else _SHRINKS[:_FEW_SHRINKS]:
+    for shrink in _shrinks(spec):
         error = fake_quantize(value, *qparams_from_range(low * shrink, high * shrink, spec), spec) - value
         total = block_sums(error.square_(), spec.block)
         best, least = torch.where(total < least, shrink, best), torch.minimum(total, least)
     return qparams_from_range(low * best, high * best, spec)
+
+
+def _shrinks(spec: QuantSpec) -> Sequence[float]:
+    """What is tried for the widths of a spec, that of every segment."""
+    segments = spec.parts.segments if spec.parts is not None else ()
+    widths = {number.storage_bits for _, number in segments} or {spec.bits}
+    return sorted({shrink for width in widths for shrink in _SHRINKS.get(width, _FINE)}, reverse=True)
 
 
 def block_sums(x: Tensor, block: tuple[int, ...]) -> Tensor:

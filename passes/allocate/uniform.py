@@ -21,6 +21,7 @@ from qcompiler.ir.region import INSIDE, inner_layers
 from qcompiler.ir.types import TensorType
 from qcompiler.pipeline import Annotates, Context, Promise
 from qcompiler.plan import Assignment
+from qcompiler.qparams import stored_spec
 from qcompiler.spec import Number, QuantSpec, Scheme, parse_scheme
 from qcompiler.target import Choice, Slot
 
@@ -61,7 +62,7 @@ class Assign:
         for node in program.nodes:
             node.meta.pop("assignment", None)
             node.meta.pop("refusal", None)
-            node.meta["asked"] = "float" if node in kept else schemes[node].name
+            node.meta["asked"] = "float" if node in kept else _asked(program, node, schemes[node])
             _refuse_regions(node)
             if not isinstance(program.type(node), TensorType):
                 continue
@@ -70,9 +71,12 @@ class Assign:
                 choices[node] = choice
             elif isinstance(choice, str):
                 node.meta["refusal"] = choice
-            elif _has_weight(program, node):
+            elif _has_weight(program, node) and _asks(program, node, schemes[node]):
                 node.meta["refusal"] = choice.reason
+            else:
+                ctx.refuse(node, choice.reason, depth=choice.depth)
         chosen = connected(program, choices)
+        _tell_unconnected(ctx, choices, chosen)
         for node, choice in chosen.items():
             node.meta["assignment"] = assignment(program, node, choice)
         if not chosen and not kept:
@@ -189,6 +193,14 @@ def slot_spec(program: Program, slot: Slot, node: Node, number: Number) -> Quant
     return number.spec(rank)
 
 
+def _tell_unconnected(ctx: Context, choices: Mapping[Node, Choice], chosen: Mapping[Node, Choice]) -> None:
+    """Says why operators that a kernel would take stay in float."""
+    for node, choice in choices.items():
+        if node not in chosen:
+            reason = f"{choice.kernel.name} hands integers on, and its neighbours are not all quantized"
+            ctx.refuse(node, reason, "quantize what it reads and what reads it", depth=2)
+
+
 def _refuse_regions(node: Node) -> None:
     """Notes the layers that stay in float because they lie inside the regions of `node`."""
     inner = [name for name, _, _ in inner_layers(node)]
@@ -199,4 +211,22 @@ def _refuse_regions(node: Node) -> None:
 def _has_weight(program: Program, node: Node) -> bool:
     """Whether a user would expect low bits here: the operator has a weight matrix, kernel or table."""
     weight = program.bind(node).get("weight")
-    return isinstance(weight, Node) and weight.op == "get_attr" and program.tensor_type(weight).rank > 1
+    if not isinstance(weight, Node):
+        return False
+    constant = weight.op == "get_attr" or stored_spec(program, weight) is not None
+    return constant and program.tensor_type(weight).rank > 1
+
+
+def _stored(program: Program, node: Node) -> QuantSpec | None:
+    return stored_spec(program, program.bind(node).get("weight"))
+
+
+def _asks(program: Program, node: Node, scheme: Scheme) -> bool:
+    """Whether low bits are wanted here, by the scheme or by the checkpoint."""
+    return scheme.weight is not None or scheme.activation is not None or _stored(program, node) is not None
+
+
+def _asked(program: Program, node: Node, scheme: Scheme) -> str:
+    """What the report says was asked of an operator that stays in float."""
+    stored = _stored(program, node)
+    return scheme.name if stored is None else f"weight {stored.format.name}, {scheme.name}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from qcompiler.errors import SpecError
 from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
+from qcompiler.passes.allocate.network_segments import UnitKind, groups
 from qcompiler.passes.allocate.problem import Option, Unit
 from qcompiler.passes.allocate.uniform import activations, assignment, connected, result_node
 from qcompiler.plan import Assignment
@@ -49,7 +50,7 @@ class Offer:
         picked = [unit.options[option] for unit, option in zip(self.units, choice, strict=True)]
         assignments = {name: item for option in picked for name, item in option.assignments.items()}
         by_name = {node.name: node for node in self.choices}
-        scheme_of = {name: option.name for option in picked for name in option.assignments}
+        scheme_of = {name: option.scheme for option in picked for name in option.assignments}
         for number in dict.fromkeys(scheme.activation for scheme in self.schemes.values()):
             names = [name for name, scheme in self.schemes.items() if scheme.activation == number]
             seeds = {
@@ -76,7 +77,13 @@ class Offer:
         return [node for node, found in self.choices.items() if scheme in found and _flows(found[scheme])]
 
 
-def offer(program: Program, target: Target, schemes: Sequence[Scheme | None], kept: Collection[Node]) -> Offer:
+def offer(
+    program: Program,
+    target: Target,
+    schemes: Sequence[Scheme | None],
+    kept: Collection[Node],
+    kind: UnitKind = "layer",
+) -> Offer:
     """Units and options of a program.
 
     Args:
@@ -84,9 +91,10 @@ def offer(program: Program, target: Target, schemes: Sequence[Scheme | None], ke
         target: whose kernels decide.
         schemes: what may be chosen; None offers float.
         kept: operators that stay in float.
+        kind: what is one unit at least.
 
     Raises:
-        SpecError: without a scheme.
+        SpecError: without a scheme, or for an unknown kind.
     """
     named = {scheme.name: scheme for scheme in schemes if scheme is not None}
     if not named:
@@ -104,7 +112,8 @@ def offer(program: Program, target: Target, schemes: Sequence[Scheme | None], ke
                 refusals[node.name] = reason
     seeds = [node for node, found in choices.items() if not any(map(_flows, found.values()))]
     options = {node: _options(program, node, choices[node], None in schemes) for node in seeds}
-    units = [_unit(group, options) for group in _classes(program, seeds, choices, options)]
+    tied = [*_weight_sharers(program, seeds), *_value_sharers(program, seeds, choices), *groups(program, seeds, kind)]
+    units = [_unit(group, options) for group in _classes(seeds, options, tied)]
     return Offer(program, named, tuple(units), choices, refusals)
 
 
@@ -167,14 +176,11 @@ def _named(options: Iterable[Option], name: str) -> Option | None:
 
 
 def _classes(
-    program: Program,
-    seeds: Sequence[Node],
-    choices: Mapping[Node, Mapping[str, Choice]],
-    options: Mapping[Node, Sequence[Option]],
+    seeds: Sequence[Node], options: Mapping[Node, Sequence[Option]], tied: Iterable[Sequence[Node]]
 ) -> list[list[Node]]:
     """The nodes that must agree, in graph order; nodes without a common option are left apart."""
     classes: dict[Node, list[Node]] = {node: [node] for node in seeds}
-    for group in (*_weight_sharers(program, seeds), *_value_sharers(program, seeds, choices)):
+    for group in tied:
         for other in group[1:]:
             first, second = classes[group[0]], classes[other]
             names = [{option.name for option in options[node]} for node in (*first, *second)]

@@ -21,7 +21,7 @@ from qcompiler.passes.allocate.peak_memory import peak_memory
 from qcompiler.passes.allocate.problem import TOLERANCE, Option, Unit
 from qcompiler.passes.allocate.uniform import slot_spec
 from qcompiler.pipeline import Annotates, Context, Promise
-from qcompiler.plan import Assignment, Plan
+from qcompiler.plan import MEASURED, Assignment, Plan
 from qcompiler.spec import QuantSpec
 from qcompiler.target import Kernel, Slot
 
@@ -78,6 +78,7 @@ class UsePlan:
                         mend=f"the plan was made for {plan.target}; `qcompiler targets` lists what each kernel takes",
                     )
                 node.meta["assignment"] = chosen
+                node.meta[MEASURED] = plan.measured.get(node.name)
             elif node.name in plan.refusals:
                 node.meta["refusal"] = plan.refusals[node.name]
         if self.budget is not None:

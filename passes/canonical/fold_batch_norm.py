@@ -52,10 +52,12 @@ class FoldBatchNorm:
             affine = affine_of(program, norm)
             source = norm.args[0]
             if affine is None or not isinstance(source, Node):
+                ctx.refuse(norm, "its statistics, weight or bias are no constants", "export the model in eval mode")
                 self.compute(program, norm)
             elif self.fold(program, norm, source, affine, outputs):
                 program.replace(norm, source)
             else:
+                ctx.refuse(norm, *_obstacle(program, norm, source, outputs), depth=1)
                 self.apply(program, norm, source, affine)
         return program
 
@@ -166,6 +168,22 @@ def affine_of(program: Program, norm: Node) -> Affine | None:
         return None
     scale = (spread + eps).rsqrt() * (1.0 if gamma is None else gamma)
     return Affine(scale, (0.0 if beta is None else beta) - center * scale)
+
+
+def _obstacle(program: Program, norm: Node, source: Node, outputs: set[Node]) -> tuple[str, str]:
+    """Why a norm is folded neither forward nor backward, and what would change that."""
+    op = program.op(source) or "no operator"
+    if op not in (*CONVOLUTIONS, "aten.linear"):
+        front = f"in front of it stands %{source.name}, {op}, which is no layer"
+    elif source in outputs or len(source.users) != 1:
+        front = f"%{source.name} in front of it has other readers"
+    else:
+        front = f"%{source.name} in front of it has no constant float32 weights, or more than one axis of rows"
+    users = list(norm.users)
+    if norm in outputs or len(users) != 1:
+        return f"{front}; it has several readers itself", "let one layer alone write or read it"
+    behind = program.op(users[0]) or "the result"
+    return f"{front}; behind it, %{users[0].name}, {behind}, cannot take it", "let one layer alone write or read it"
 
 
 def _constant(program: Program, value: object) -> torch.Tensor | None:

@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.interp import widen_dtypes
-from qcompiler.ir.ops import is_symbolic
+from qcompiler.ir.ops import dequantize, is_symbolic
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.types import TensorType
 from qcompiler.passes.canonical.site import is_random
@@ -69,6 +69,8 @@ class FoldConstants:
         maker = _maker(node)
         if not isinstance(type_, TensorType) or is_symbolic(maker.target) or is_random(maker):
             return None
+        if maker.target is dequantize:
+            return None  # what is stored in few bits stays so
         sources = maker.all_input_nodes
         if not all(isinstance(dim, int) for dim in type_.shape) or not all(_known(program, s, folded) for s in sources):
             return None

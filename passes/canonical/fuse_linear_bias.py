@@ -36,13 +36,15 @@ class FuseLinearBias:
         outputs = set(program.outputs)
         for node in program.nodes:
             layer, constant = node.args[:2] if program.op(node) == "aten.add.Tensor" else (None, None)
-            if not isinstance(layer, Node) or layer in outputs or len(layer.users) != 1:
-                continue
-            if program.op(layer) not in ("aten.linear", *CONVOLUTIONS) or layer.args[2] is not None:
+            if not isinstance(layer, Node) or program.op(layer) not in ("aten.linear", *CONVOLUTIONS):
                 continue
             axis = -1 if program.op(layer) == "aten.linear" else 1
             row = as_bias(program, layer, constant, axis)
             if row is None or not isinstance(constant, Node):
+                continue
+            if layer in outputs or len(layer.users) != 1 or layer.args[2] is not None:
+                why = "has other readers" if layer.args[2] is None else "has a bias already"
+                ctx.refuse(node, f"%{layer.name} {why}", depth=2)
                 continue
             bias = constant
             if program.shape(constant) != tuple(row.shape) or not constant < layer:

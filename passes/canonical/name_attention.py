@@ -51,9 +51,12 @@ class NameAttention:
         for node in program.nodes:
             found = None if node._erased else match(WEIGHTED, program, node)
             if not isinstance(found, Match):
+                if found is not None and found.depth > 1:
+                    ctx.refuse(node, found.reason, depth=found.depth)
                 continue
             reason = self.rewrite(program, found)
             if isinstance(reason, Refusal):
+                ctx.refuse(found.root, reason.reason, depth=len(found.nodes))
                 ctx.log(f"%{node.name} is not named attention: {reason.reason}")
         return program
 

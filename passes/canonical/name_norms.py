@@ -51,6 +51,10 @@ class NameNorms:
             named = self.named(program, node)
             if named is not None:
                 program.replace(node, named)
+        for root in program.nodes:
+            if root.users and spread_of(program, operand(program, root, "aten.rsqrt", "aten.sqrt")) is not None:
+                reason = "the root of a mean square plus a number, but nothing divides just that value by it"
+                ctx.refuse(root, reason, "the sizes of the normalized axes must be known, too", depth=3)
         return program
 
     def named(self, program: Program, node: Node) -> Node | None:

@@ -51,6 +51,7 @@ class SplitProjection:
             parts = parts_of(program, node)
             refusal = parts if isinstance(parts, Refusal) else self.rewrite(program, node, parts, sizes)
             if refusal is not None:
+                ctx.refuse(node, refusal.reason, depth=1)
                 ctx.log(f"%{node.name} is not cut: {refusal.reason}")
         program.erase_dead()
         return program

@@ -65,6 +65,8 @@ class _Inserter:
         readers: list[Node] = []
         for name, spec in assigned.inputs.items():
             for source in dict.fromkeys(all_nodes(arguments[name])):
+                if kernel.slots[name].weight and _holds(source, spec):
+                    continue  # the checkpoint stores it so
                 if kernel.slots[name].weight:
                     self.weight(node, source, spec)
                 else:

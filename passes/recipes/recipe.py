@@ -66,7 +66,8 @@ class Recipe:
         passes: list[object] = []
         for pass_ in self.passes:
             options = {key: getattr(pass_, key) for key in getattr(pass_, "__dataclass_fields__", {}) if key.islower()}
-            fields = {key: value for key, value in options.items() if key not in ("name", "needs", "gives", "promise")}
+            classwide = ("name", "needs", "gives", "promise")
+            fields = {key: value for key, value in options.items() if key not in classwide and value is not None}
             passes.append({pass_.name: fields} if fields else pass_.name)
         data = {"name": self.name, "description": self.description, "passes": passes}
         return yaml.safe_dump(data, sort_keys=False, width=110)

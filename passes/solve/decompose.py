@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from qcompiler.errors import InputError
+from qcompiler.ir.fill import Shelf
 from qcompiler.ir.program import Program
-from qcompiler.passes.solve.driver import Shelf
 from qcompiler.passes.solve.expression import Codes
 from qcompiler.passes.solve.front_to_back import layer_of, readers_of, settle, share_ranges, solve_layers
 from qcompiler.passes.solve.layers import Geometry, Inputs, Layer, LayerSolver

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import IO, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from qcompiler.errors import InputError
-from qcompiler.ir.fill import Fill, put_aside
+from qcompiler.ir.fill import Fill
 from qcompiler.ir.program import Node, Program
 from qcompiler.qparams import Qparams, is_set, is_static, qparams_of, quantizers, set_qparams
 from qcompiler.spec import QuantSpec, Scales, qparams_from_range
 
-_MANY = 1 << 20
-"""Weights with at least so many elements wait on disk."""
-_PACKED_BITS = 8
 RangeOf = Callable[[Tensor, QuantSpec], tuple[Tensor, Tensor]]
 
 
@@ -102,22 +98,6 @@ def set_ranges(program: Program, range_of: RangeOf, only: Collection[Qparams] | 
         high = reduce(torch.maximum, (high for _, high in ranges))
         set_qparams(program, qparams, *qparams_from_range(low, high, sites[0].spec))
     return len(open_grids)
-
-
-class Shelf:
-    """Where solved weights wait: small ones as they are, large ones packed in a temporary file."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
-
-    def keep(self, codes: Tensor, spec: QuantSpec) -> Tensor | Fill:
-        """The codes, or what stands for them; raises InputError when the disk is full."""
-        if codes.numel() < _MANY or spec.bits > _PACKED_BITS:
-            return codes
-        if self._file is None:
-            # The file has no name and goes with the last parameter that lies in it.
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        return put_aside(codes, spec, self._file)
 
 
 def put_codes(program: Program, site: Site, codes: Tensor | Fill, step: str) -> None:

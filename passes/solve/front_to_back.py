@@ -11,9 +11,9 @@ from torch import Tensor
 
 from qcompiler.heap import release_freed_memory
 from qcompiler.ir import ops
-from qcompiler.ir.fill import Fill
+from qcompiler.ir.fill import Fill, Shelf
 from qcompiler.ir.program import Builder, Node, Program
-from qcompiler.passes.solve.driver import Shelf, Site, finite_weight, put_codes, set_ranges, weight_sites
+from qcompiler.passes.solve.driver import Site, finite_weight, put_codes, set_ranges, weight_sites
 from qcompiler.passes.solve.expression import Codes, Expression, bits_per_weight
 from qcompiler.passes.solve.layers import Geometry, Inputs, Layer, LayerSolver, geometry_of
 from qcompiler.passes.solve.ranges import Search

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcompiler.errors import InputError, SpecError
+from qcompiler.ir.fill import Shelf
 from qcompiler.ir.program import Node, Program, Stage
-from qcompiler.passes.solve.driver import Shelf, finite_weight
+from qcompiler.passes.solve.driver import finite_weight
 from qcompiler.passes.solve.expression import Codes, Sparse
 from qcompiler.passes.solve.front_to_back import Reader, dequantizers, layer_of, readers_of, settle, share_ranges
 from qcompiler.passes.solve.layers import Inputs

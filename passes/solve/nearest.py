@@ -15,8 +15,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from qcompiler.ir.fill import Shelf
 from qcompiler.ir.program import Program, Stage
-from qcompiler.passes.solve.driver import Shelf, Solved, finite_weight, put_codes, set_ranges, weight_sites
+from qcompiler.passes.solve.driver import Solved, finite_weight, put_codes, set_ranges, weight_sites
 from qcompiler.passes.solve.ranges import Search, SearchName
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.qparams import qparam_values

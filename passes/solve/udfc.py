@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import SpecError
+from qcompiler.ir.fill import Shelf
 from qcompiler.ir.interp import compute
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.passes.solve.decompose import nearest_codes, no_inputs
-from qcompiler.passes.solve.driver import Shelf, finite_weight
+from qcompiler.passes.solve.driver import finite_weight
 from qcompiler.passes.solve.front_to_back import layer_of, readers_of, settle, share_ranges
 from qcompiler.passes.solve.layers import Geometry, geometry_of
 from qcompiler.pipeline import Context, Lossy, Promise

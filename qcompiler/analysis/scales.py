@@ -160,7 +160,8 @@ class _Finder:
         sums, used = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
         heads = mixed(1, 2 * len(self.marks))
         codes = torch.cat([torch.empty(0, dtype=torch.int64), *(mark.codes for mark in self.marks)])
-        numbers = torch.arange(len(self.marks)).repeat_interleave(torch.tensor([m.codes.numel() for m in self.marks]))
+        counts = torch.tensor([mark.codes.numel() for mark in self.marks], dtype=torch.int64)
+        numbers = torch.arange(len(self.marks)).repeat_interleave(counts)
         sums.index_add_(0, root.of[codes], heads[2 * numbers + root.parity[codes].long()])
         used[root.of[codes]] = True
         slots = mixed(2, 6 * len(self.relations.products))

@@ -10,11 +10,17 @@ from collections.abc import Sequence
 import click
 
 from qcompiler import __version__
+from qcompiler.cli.audit import audit_command
+from qcompiler.cli.bench import bench_command
+from qcompiler.cli.bisect import bisect_command
 from qcompiler.cli.compile import compile_command
 from qcompiler.cli.diff import diff_command
 from qcompiler.cli.dump import dump_command
+from qcompiler.cli.export import export_command
 from qcompiler.cli.lists import formats_command, passes_command, recipes_command, targets_command
 from qcompiler.cli.options import TRACEBACK, examples
+from qcompiler.cli.replay import replay_command
+from qcompiler.cli.why import why_command
 from qcompiler.errors import AuditError, QCompilerError
 
 OK, FAILED, USAGE, NOT_AS_ASKED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -38,6 +44,9 @@ Exit codes:
         "qcompiler compile net.py:build --calibration samples.npz --recipe w4a16g32 -o model_int4",
         "qcompiler dump model.onnx --after all",
         "qcompiler diff model.onnx --pass fold_batch_norm",
+        "qcompiler compile model.onnx --calibration samples.npz -o edge --dump-dir run",
+        "qcompiler why run assign",
+        "qcompiler bisect run --metric 'sqnr>30'",
     ),
 )
 @click.version_option(__version__, message="qcompiler %(version)s")
@@ -49,6 +58,12 @@ for _command in (
     compile_command,
     dump_command,
     diff_command,
+    why_command,
+    bisect_command,
+    replay_command,
+    audit_command,
+    bench_command,
+    export_command,
     passes_command,
     targets_command,
     recipes_command,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qcompiler.artifact import Artifact
     from qcompiler.budget import Budget
     from qcompiler.job import Job
-    from qcompiler.pipeline import Check
+    from qcompiler.pipeline import Check, DumpWeights
 
 
 @click.command(
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         "qcompiler compile model.onnx --recipe w8a8_dynamic --strict -o model_int8 --force",
         "qcompiler compile model.onnx --calibration samples.npz --target jetson --budget size=3.5x -o edge",
         "qcompiler compile model.onnx --calibration samples.npz --recipe mixed --budget average_bits=4.2 -o edge",
+        "qcompiler compile model.onnx --calibration samples.npz -o edge --dump-dir run",
+        "qcompiler compile model.onnx --calibration samples.npz --budget average_bits=4.2 --frontier size -o edge",
+        "qcompiler compile model.onnx --calibration samples.npz --dump-dir run            the passes alone",
         "qcompiler compile model.onnx --calibration samples.npz --stop-after 3",
     ),
 )
@@ -43,6 +46,11 @@ if TYPE_CHECKING:
     help="What the artefact may cost: size=4x or 500kB, latency=0.5x or 2ms, average_bits=4.2, peak_memory, bops, "
     "max_drop. Recipe `mixed` allocates under it; exceeding it is an error.",
 )
+@click.option(
+    "--frontier",
+    metavar="RESOURCE[:OBJECTIVE]|...",
+    help="Draw into the report what each amount of a resource buys, beside uniform plans: size, size:latency, ...",
+)
 @click.option("--strict", is_flag=True, help="Fail when a layer does not run as it was asked to.")
 @click.option(
     "--progress",
@@ -55,7 +63,16 @@ if TYPE_CHECKING:
 @click.option(
     "--dump-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write the program after every step there, and a certificate of every change of basis.",
+    help="Keep the run there: the program after every step, what every pass refused and why, the sample, and a "
+    "certificate of every change of basis. dump, diff, why, bisect and replay read it without the model.",
+)
+@click.option(
+    "--dump-weights",
+    type=click.Choice(["auto", "digests", "all"]),
+    default="auto",
+    show_default=True,
+    help="What a run keeps of the weights, each stored once: all of them, which `auto` means up to 2 GB, or digests "
+    "alone, with which nothing can be computed.",
 )
 @click.option("--stop-after", type=click.IntRange(min=0), metavar="N", help="Stop after step N and print the program.")
 @click.option(
@@ -79,10 +96,12 @@ def compile_command(
     dynamic: Literal["auto", "none"],
     weights: Path | None,
     budget: str | None,
+    frontier: str | None,
     strict: bool,
     progress: Mode,
     print_after: str | None,
     dump_dir: Path | None,
+    dump_weights: DumpWeights,
     stop_after: int | None,
     check: Check,
     as_json: bool,
@@ -93,22 +112,24 @@ def compile_command(
     inputs are the first calibration samples, or the arrays of --inputs.
     """
     from qcompiler.budget import Budget
-    from qcompiler.job import budgeted, recipe_for
+    from qcompiler.job import budgeted, drawing, recipe_for
     from qcompiler.pipeline import Options
 
     limit = Budget.parse(budget) if budget else None
-    if output is None and stop_after is None:
+    if output is None and stop_after is None and dump_dir is None:
         raise click.UsageError("say where the artefact goes: -o FOLDER")
     reading = Reading(calibration, inputs, target, plan, seed, dynamic, weights)
     with make_progress(progress) as shown:
         shown.update("read", 0, 0)
-        options = Options(check, stop_after, dump_dir, progress=shown.update)
+        options = Options(check, stop_after, dump_dir, dump_weights, progress=shown.update)
         job = make_job(model, reading, recipe_for(recipe, limit), None, options, shown.log)
         job = budgeted(job, limit) if limit is not None else job
+        job = drawing(job, frontier) if frontier is not None else job
+        names = [pass_.name for pass_ in job.passes]
         if stop_after is not None:
-            select_steps(str(stop_after), job.passes)
+            select_steps(str(stop_after), names)
         if print_after is not None:
-            show = printing(select_steps(print_after, job.passes), to_stderr=as_json)
+            show = printing(select_steps(print_after, names), to_stderr=as_json)
             job = replace(job, options=replace(options, show=show))
         finish = _build(job, output, force, limit, strict, as_json)
     finish()
@@ -123,6 +144,8 @@ def _build(
 
     if job.options.stop_after is not None or output is None:
         _, program, steps = run_job(job)
+        if job.options.stop_after is None:
+            return lambda: click.echo(f"run: {job.options.dump_dir}, {len(steps)} steps")
         return lambda: print_program(f"after {len(steps)} steps", program)
     artifact = build(job, budget=budget, output=output, strict=strict, force=force)
     return lambda: print_artifact(artifact, output, as_json)

@@ -136,7 +136,7 @@ def describe_target(target: Target) -> dict[str, object]:
         "name": target.name,
         "backend": target.backend.name,
         "description": target.description,
-        "kernels": [describe_kernel(kernel) for kernel in target.kernels],
+        "kernels": [describe_kernel(kernel) | {"meaning": _meaning(target, kernel)} for kernel in target.kernels],
     }
 
 
@@ -147,6 +147,14 @@ def describe_kernel(kernel: Kernel) -> dict[str, object]:
         for name, slot in (*kernel.slots.items(), ("result", kernel.result))
     }
     return {"name": kernel.name, "ops": list(kernel.ops), "slots": slots, "note": kernel.note}
+
+
+def _meaning(target: Target, kernel: Kernel) -> dict[str, object] | None:
+    """How the kernel computes: formula, accumulator, rounding; None where it has no meaning of its own."""
+    from qcompiler.backends.reference.semantics import SEMANTICS
+
+    found = SEMANTICS.get(kernel.name) if kernel.name in target.backend.meanings() else None
+    return None if found is None else found.to_dict()
 
 
 def _options(values: object) -> str:
@@ -160,5 +168,10 @@ def _show_target(target: Target, as_json: bool) -> None:
     for kernel in target.kernels:
         slots = (*kernel.slots.items(), ("result", kernel.result))
         texts = [f"{name}: {' or '.join(str(a) for a in slot.accepts) or 'float'}" for name, slot in slots]
-        rows.append((kernel.name, ", ".join(kernel.ops), "; ".join(texts), " ".join(kernel.note.split())))
-    return print_table(("kernel", "operators", "numbers", "note"), rows, f"{target.name}: {target.description}")
+        meaning = _meaning(target, kernel)
+        computes = f"{meaning['formula']}; agrees in {meaning['agreement']}" if meaning else "float operators"
+        note = " ".join(kernel.note.split())
+        rows.append((kernel.name, ", ".join(kernel.ops), "; ".join(texts), computes, note))
+    return print_table(
+        ("kernel", "operators", "numbers", "computes", "note"), rows, f"{target.name}: {target.description}"
+    )

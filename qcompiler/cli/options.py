@@ -56,7 +56,8 @@ def model_options(command: _Command) -> _Command:
                 "--weights",
                 type=path,
                 metavar="PATH",
-                help="A .safetensors file, or a checkpoint's folder, with the weights of a PyTorch model.",
+                help="A .safetensors or .gguf file, or a checkpoint's folder, with the weights of a PyTorch model; "
+                "quantized ones keep their codes.",
             ),
             click.option("--target", default="onnxruntime", show_default=True, help="See `qcompiler targets`."),
             click.option("--plan", type=path, metavar="FILE", help="Replay the plan.json of an artefact."),

@@ -35,8 +35,8 @@ class Reading:
 def open_model(source: str) -> object:
     """The model that a command line names.
 
-    `module.py:factory` gives what the factory returns, a `.qir` file or the folder of an artefact its program;
-    anything else is taken for the path of an ONNX file.
+    `module.py:factory` gives what the factory returns, a `.qir` file or the folder of an artefact its program, the
+    folder of a run the last of its programs; anything else is taken for the path of an ONNX file.
 
     Raises:
         InputError: when there is no such thing.
@@ -47,6 +47,11 @@ def open_model(source: str) -> object:
         return call_factory(Path(path), name)
     if Path(source).is_dir():
         from qcompiler.compiler import load
+        from qcompiler.runs import is_run, open_run
+
+        if is_run(Path(source)):
+            run = open_run(source)
+            return run.program(len(run.steps) - 1)
 
         return load(source).program
     if source.endswith(".qir"):
@@ -66,15 +71,7 @@ def call_factory(path: Path, name: str) -> object:
     Raises:
         InputError: when the file or the name is missing, or the function needs arguments.
     """
-    module = _import_file(path)
-    if not hasattr(module, name):
-        defined = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise InputError(
-            f"{path.name} has no '{name}'",
-            where=str(path),
-            mend=f"it defines {', '.join(defined) or 'nothing'}",
-        )
-    found = getattr(module, name)
+    found = find_in_file(path, name)
     if not inspect.isfunction(found):
         return found() if inspect.isclass(found) else found
     try:
@@ -86,6 +83,23 @@ def call_factory(path: Path, name: str) -> object:
             mend="name a function without arguments that builds and returns the model",
         ) from error
     return found()
+
+
+def find_in_file(path: Path, name: str) -> object:
+    """What a Python file calls `name`.
+
+    Raises:
+        InputError: when the file or the name is missing.
+    """
+    module = _import_file(path)
+    if not hasattr(module, name):
+        defined = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise InputError(
+            f"{path.name} has no '{name}'",
+            where=str(path),
+            mend=f"it defines {', '.join(defined) or 'nothing'}",
+        )
+    return getattr(module, name)
 
 
 def make_job(

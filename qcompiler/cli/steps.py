@@ -9,13 +9,13 @@ import click
 
 if TYPE_CHECKING:
     from qcompiler.ir.program import Program
-    from qcompiler.pipeline import Pass, Step
+    from qcompiler.pipeline import Step
 
 ALL = "all"
 
 
-def select_steps(wanted: str, passes: Sequence[Pass]) -> set[int]:
-    """Numbers of the steps that `wanted` names: a pass, a number (0 is the start) or `all`.
+def select_steps(wanted: str, passes: Sequence[str]) -> set[int]:
+    """Numbers of the steps that `wanted` names: a pass, a number (0 is the start) or `all`; `passes` by name.
 
     Raises:
         click.BadParameter: when no step has that name or number.
@@ -23,11 +23,11 @@ def select_steps(wanted: str, passes: Sequence[Pass]) -> set[int]:
     numbers = range(len(passes) + 1)
     if wanted == ALL:
         return set(numbers)
-    found = {number for number, pass_ in enumerate(passes, 1) if pass_.name == wanted}
+    found = {number for number, name in enumerate(passes, 1) if name == wanted}
     if wanted.isdecimal() and int(wanted) in numbers:
         found.add(int(wanted))
     if not found:
-        names = ", ".join(f"{number} {pass_.name}" for number, pass_ in enumerate(passes, 1))
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(passes, 1))
         raise click.BadParameter(f"no step is called '{wanted}'; the steps are 0 (the start), {names}, and all")
     return found
 
@@ -38,7 +38,7 @@ def headline(step: Step) -> str:
     return f"after {step.number} {step.text}: {step.edits} edits, {step.seconds:.3f} s{error}"
 
 
-def step_json(step: Step, program: Program | None = None) -> dict[str, object]:
+def step_json(step: Step, program: str | None = None) -> dict[str, object]:
     """A finished step as plain data, with the text of the program after it when given."""
     data: dict[str, object] = {
         "number": step.number,
@@ -48,7 +48,7 @@ def step_json(step: Step, program: Program | None = None) -> dict[str, object]:
         "peak_bytes": step.peak_bytes,
         "error": step.error,
     }
-    return data if program is None else {**data, "program": str(program)}
+    return data if program is None else {**data, "program": program}
 
 
 def printing(numbers: set[int], to_stderr: bool = False) -> Callable[[Step, Program], None]:

@@ -24,8 +24,8 @@ from qcompiler.frontends.torch_control import add_control, is_control
 from qcompiler.frontends.torch_meta import is_stand_in
 from qcompiler.frontends.torch_values import is_only_asserted, refuse_value, source_line, stays_a_tensor
 from qcompiler.frontends.torch_whole import decompositions
-from qcompiler.frontends.weight_files import WeightFiles
-from qcompiler.ir.fill import Fill
+from qcompiler.frontends.weight_files import Coded, WeightFiles
+from qcompiler.ir.fill import Fill, Shelf
 from qcompiler.ir.finite import check_finite
 from qcompiler.ir.program import Node, Origin, Program, Signature
 from qcompiler.ir.structure import Structure, describe
@@ -33,6 +33,7 @@ from qcompiler.ir.types import Dim as Dimension
 from qcompiler.ir.types import Symbol, SymbolType, TensorType, TupleType, Type, as_dim
 
 WRAPPED = "_model"
+_ORDERED = "order_columns"
 Specs = dict[str, InputSpec]
 
 
@@ -143,6 +144,8 @@ class _Importer:
         self.missing: list[str] = []
         self.given: list[Structure] = []
         self.returned: list[Structure] = []
+        self.ordered: dict[Node, Node] = {}
+        self.shelf = Shelf()
         specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
         placeholders = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
         self.add_inputs(placeholders, specs, names)
@@ -153,6 +156,7 @@ class _Importer:
             elif node.op not in ("placeholder", "output", "get_attr"):
                 raise UnsupportedError(f"the traced graph holds a {node.op} node, '{node.name}'")
         self.add_outputs()
+        self.order_inputs()
         self.program.erase_dead()
         self.program.edits = 0
         return self.program
@@ -186,6 +190,10 @@ class _Importer:
         if not isinstance(value, torch.Tensor):
             raise UnsupportedError(f"constant '{target}' is a {type(value).__name__}, not a tensor")
         name, value = _strip(target), value.detach()
+        coded = self.weights.decode(self.names(target), value) if self.weights is not None else None
+        if coded is not None:
+            self.values[node] = self.add_coded(name, coded, value.dtype)
+            return
         found = self.weights.find(self.names(target), value) if self.weights is not None else None
         hollow = is_stand_in(value)
         if self.weights is not None and found is None and (hollow or kind == InputKind.PARAMETER):
@@ -193,7 +201,41 @@ class _Importer:
         if target in state and not hollow and found is None:
             check_finite(name, value, self.program.name, "trace")
         type_ = TensorType(value.dtype, tuple(value.shape))
-        self.values[node] = self.program.add_param(name, found or (Fill("absent") if hollow else value), type_)
+        stands = Fill("absent") if hollow else value
+        self.values[node] = self.program.add_param(name, stands if found is None else found, type_)
+
+    def add_coded(self, name: str, coded: Coded, dtype: torch.dtype) -> Node:
+        """The real numbers of a weight that is stored quantized: codes, and what dequantizes them."""
+        codes = coded.codes.to(dtype)
+        kept = self.shelf.keep(codes, coded.spec)
+        holder = self.program.add_param(name, kept, TensorType(dtype, tuple(codes.shape), coded.spec))
+        scales = [
+            self.program.add_param(f"{name}.scale{f'.{level}' if level else ''}", scale)
+            for level, scale in enumerate(coded.scales)
+        ]
+        zero_point = coded.zero_point
+        zero = None if zero_point is None else self.program.add_param(f"{name}.zero_point", zero_point)
+        builder = self.program.append(module=name.rpartition(".")[0])
+        scale = scales[0] if len(scales) == 1 else scales
+        weight = builder.call(
+            "qc.dequantize", holder, scale, zero, kwargs={"spec": coded.spec}, name=f"{holder.name}_dq"
+        )
+        if coded.columns is None:
+            return weight
+        places = self.program.add_param(f"{name}.places", torch.argsort(coded.columns))
+        ordering = self.program.append(_ORDERED, builder.origin.module)
+        ordered = ordering.call("aten.index_select", weight, 1, places, name=f"{holder.name}_ordered")
+        self.ordered[ordered] = self.program.add_param(f"{name}.columns", coded.columns)
+        return ordered
+
+    def order_inputs(self) -> None:
+        """Sorts the inputs of linear layers whose stored columns are sorted, so that kernels read these as they lie."""
+        for weight, columns in self.ordered.items():
+            for user in [user for user in weight.users if self.program.op(user) == "aten.linear"]:
+                x, read, *rest = user.args
+                if read is weight and x is not weight:
+                    sorted_x = self.program.before(user, _ORDERED).call("aten.index_select", x, -1, columns)
+                    self.program.set_args(user, (sorted_x, weight.all_input_nodes[0], *rest), user.kwargs)
 
     def names(self, target: str) -> list[str]:
         """All names of a parameter: its own first, then those of the parameters that it is tied to."""

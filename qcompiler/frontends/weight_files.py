@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from qcompiler.errors import InputError
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.stored import CONVERTIBLE, Stored
+from qcompiler.spec import QuantSpec
 
 _STEP = "bind weights"
 _INDEX = ".safetensors.index.json"
 _SHOWN = 5
-_DTYPES: dict[str, torch.dtype] = {
+DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -34,6 +36,34 @@ _DTYPES: dict[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+"""Dtypes by their names in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A weight that its checkpoint stores quantized.
+
+    Args:
+        codes: grid values in a float32 carrier, shaped like the weight.
+        scales: float32, one tensor per level of `spec`, innermost first.
+        zero_point: whole numbers in float32, shaped like the innermost scale; None when symmetric.
+        spec: the numbers.
+        columns: int64; column i of the codes is column `columns[i]` of the weight. None when they lie in order.
+    """
+
+    codes: torch.Tensor
+    scales: tuple[torch.Tensor, ...]
+    zero_point: torch.Tensor | None
+    spec: QuantSpec
+    columns: torch.Tensor | None = None
+
+
+class Decoder(Protocol):
+    """What knows how a checkpoint stores quantized weights."""
+
+    def decode(self, files: WeightFiles, name: str, shape: tuple[int, ...]) -> Coded | None:
+        """The weight called `name`; None when the checkpoint does not store it quantized; raises InputError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,13 +74,45 @@ class WeightFiles:
         source: the file or folder that was named.
         files: which file holds a tensor, by the tensor's name.
         tensors: dtype name and shape of each tensor, by its name.
+        decoder: reads the weights that are stored quantized; None when none is.
+        loaded: tensors of a file that is no safetensors file, by name.
     """
 
     source: Path
     files: Mapping[str, Path]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    decoder: Decoder | None = None
+    loaded: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
-    def find(self, names: Sequence[str], wanted: torch.Tensor) -> Fill | None:
+    def decode(self, names: Sequence[str], wanted: torch.Tensor) -> Coded | None:
+        """The weight stored quantized under one of `names` for a parameter like `wanted`; None when there is none.
+
+        Raises:
+            InputError: when its tensors do not fit together.
+        """
+        if self.decoder is None:
+            return None
+        decoder, shape = self.decoder, tuple(wanted.shape)
+        return next((coded for name in names if (coded := decoder.decode(self, name, shape)) is not None), None)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, as it is stored.
+
+        Raises:
+            InputError: when it cannot be read or is not finite, or its dtype is unknown.
+        """
+        stored_as, shape = self.tensors[name]
+        if stored_as not in DTYPES:
+            raise InputError(
+                f"tensor '{name}' is stored as {stored_as}, which is not known here",
+                where=str(self.files[name]),
+                step=_STEP,
+                mend=f"known are {', '.join(DTYPES)}",
+            )
+        dtype = DTYPES[stored_as]
+        return Stored(str(self.files[name]), name, dtype, shape).read(shape, dtype)
+
+    def find(self, names: Sequence[str], wanted: torch.Tensor) -> Fill | torch.Tensor | None:
         """The tensor stored under one of `names` for a parameter like `wanted`; None when there is none.
 
         Args:
@@ -64,7 +126,7 @@ class WeightFiles:
         if name is None:
             return None
         stored_as, shape = self.tensors[name]
-        dtype = _DTYPES.get(stored_as)
+        dtype = DTYPES.get(stored_as)
         where = str(self.files[name])
         if shape != tuple(wanted.shape):
             raise InputError(
@@ -81,6 +143,8 @@ class WeightFiles:
                 mend="floating-point weights of 16 bits and more are converted to one another, nothing else is; "
                 "give the weights as the model was trained, not quantized",
             )
+        if name in self.loaded:
+            return self.loaded[name].to(wanted.dtype)
         return Fill("file", stored=Stored(where, name, dtype, shape))
 
     def check(self, missing: Sequence[str]) -> None:

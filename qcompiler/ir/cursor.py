@@ -235,12 +235,13 @@ class Cursor:
                 items.append(self.optional_type())
                 self.accept(",")
             return TupleType(tuple(items))
+        carried = kind == "word" and self.peek().startswith("@")
+        spec = self.spec(self.take()[1] if carried else text) if carried or kind == "ref" else None
         self.expect("[")
         dims = self.dims()
         if text == "sym":
             return SymbolType(dims[0])
-        spec = self.spec(text) if kind == "ref" else None
-        dtype = torch.float32 if spec else DTYPES_BY_NAME.get(text)
+        dtype = torch.float32 if spec and not carried else DTYPES_BY_NAME.get(text)
         if dtype is None:
             raise ParseError(f"'{text}' is not an element type", mend=f"one of {', '.join(DTYPES_BY_NAME)} or @spec")
         return TensorType(dtype, tuple(dims), spec)

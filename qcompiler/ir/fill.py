@@ -23,6 +23,9 @@ FillKind = Literal["zeros", "ones", "normal", "uniform", "values", "digest", "fi
 
 # Codes handled together: of any width they fill whole bytes.
 _CHUNK = 1 << 20
+_MANY = 1 << 20
+"""Weights with at least so many elements wait on disk."""
+_PACKED_BITS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +138,22 @@ def put_aside(codes: torch.Tensor, spec: QuantSpec, file: IO[bytes]) -> Fill:
             mend="free some space there, or let TMPDIR name a larger place",
         ) from error
     return Fill("digest", digest=digest_of(codes), packed=Packed(file, offset))
+
+
+class Shelf:
+    """Where weights in codes wait: small ones as they are, large ones packed in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def keep(self, codes: torch.Tensor, spec: QuantSpec) -> torch.Tensor | Fill:
+        """The codes, or what stands for them; raises InputError when the disk is full."""
+        if codes.numel() < _MANY or spec.bits > _PACKED_BITS:
+            return codes
+        if self._file is None:
+            # The file has no name and goes with the last parameter that lies in it.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        return put_aside(codes, spec, self._file)
 
 
 def is_unset(value: torch.Tensor | Fill) -> bool:

@@ -96,11 +96,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a pattern or a guard said no, and how many nodes had matched by then."""
+    """Why a pattern, a guard or a pass said no.
+
+    Args:
+        reason: one line.
+        node: name of the node that was looked at.
+        depth: how many nodes had matched by then, kernels been tried, or candidates been measured.
+        mend: what would turn it into a yes; empty where nobody knows.
+    """
 
     reason: str
     node: str = ""
     depth: int = 0
+    mend: str = ""
 
     def __bool__(self) -> bool:
         return False

@@ -12,16 +12,17 @@ The grammar (whole; `ir/parse.py` reads it)::
     param   ::= "param" "%"name [string] ":" type "=" fill
     fill    ::= word "(" [numbers] ")" | "file(" path "," key "," type [ "," strides "," offset ] ")"
     node    ::= results "=" op args [ "{" key=value, ... "}" ] ":" type [ ";" origin ]
-    type    ::= (dtype | "@"spec) "[" dims "]" | "sym[" dim "]" | "(" types ")" | "none"
+    type    ::= (dtype | [ dtype ] "@"spec) "[" dims "]" | "sym[" dim "]" | "(" types ")" | "none"
 
 A node with several results names each of them (`_` when unused). A spec that the types already say is not repeated.
+Codes are carried in f32 unless their type says otherwise, as in `f16@spec[4,8]`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
@@ -55,14 +56,34 @@ MEMORY_FORMATS: dict[str, torch.memory_format] = {
 }
 
 
-def print_program(program: Program, only: set[str] | None = None) -> str:
+def print_program(
+    program: Program, only: Collection[str] | None = None, notes: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """Text of a program.
 
     Args:
         program: any stage.
-        only: names of the operator nodes to print; everything when None (only a whole program parses back).
+        only: names of the inputs, parameters and operators to print; everything when None (only a whole program parses
+            back).
+        notes: what to say of a node, by its name: lines of comment below it.
     """
-    return _Printer(program).program(only)
+    return _Printer(program, notes=notes or {}).program(only)
+
+
+def symbol_names(program: Program) -> dict[str, str]:
+    """What the text form calls each symbol that a program's types use."""
+    names: dict[str, str] = {}
+    _name_all_symbols(program, names)
+    return names
+
+
+def _name_all_symbols(program: Program, names: dict[str, str]) -> None:
+    for node in (*program.inputs, *program.param_nodes):
+        _print_type(node.meta["type"], names, {})
+    for region in named_regions(program).values():
+        _name_all_symbols(region.program, names)
+    for node in program.nodes:
+        _print_type(node.meta["type"], names, {})
 
 
 def print_type(type_: Type | None) -> str:
@@ -77,8 +98,9 @@ class _Printer:
     specs: dict[QuantSpec, str] = field(default_factory=dict)
     symbols: dict[str, Symbol] = field(default_factory=dict)
     regions: dict[Region, str] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def program(self, only: set[str] | None) -> str:
+    def program(self, only: Collection[str] | None) -> str:
         lines: list[str] = []
         if self.subject.signature != Signature.flat(len(self.subject.inputs), len(self.subject.outputs)):
             lines.append(f"  signature {_signature_json(self.subject.signature)}")
@@ -87,24 +109,30 @@ class _Printer:
         head += [self.dimension(name) for name in self.dims]
         return "\n".join([*head, f"program @{self.subject.name} stage={self.subject.stage} {{", *lines, "}"]) + "\n"
 
-    def body(self, only: set[str] | None) -> list[str]:
+    def body(self, only: Collection[str] | None) -> list[str]:
         """The lines between the braces, without indentation."""
         lines: list[str] = []
         self.symbols.update(self.subject.dimensions.symbols)
-        for node in self.subject.inputs:
-            lines.append(f"input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
-        for node in self.subject.param_nodes:
+        for node in self.chosen(self.subject.inputs, only):
+            lines += self.noted(node, f"input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
+        for node in self.chosen(self.subject.param_nodes, only):
             fill = print_fill(self.subject.rounded(node))
-            lines.append(f"param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
+            lines += self.noted(node, f"param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
         self.regions = {region: name for name, region in named_regions(self.subject).items()}
         for region, name in self.regions.items() if only is None else ():
             inner = _Printer(region.program, self.dims, self.specs, self.symbols)
             lines += [f"region @{name} {{", *(f"  {line}" for line in inner.body(None)), "}"]
-        for node in self.subject.nodes:
-            if self.subject.op(node) != ops.GETITEM and (only is None or node.name in only):
-                lines.append(self.node(node))
+        for node in self.chosen(self.subject.nodes, only):
+            if self.subject.op(node) != ops.GETITEM:
+                lines += self.noted(node, self.node(node))
         outputs = ", ".join(f"%{node.name}" for node in self.subject.outputs)
         return [*lines, f"return {outputs}" if outputs else "return"]
+
+    def chosen(self, nodes: Sequence[Node], only: Collection[str] | None) -> Sequence[Node]:
+        return nodes if only is None else [node for node in nodes if node.name in only]
+
+    def noted(self, node: Node, line: str) -> list[str]:
+        return [line, *(f"  # {note}" for note in self.notes.get(node.name, ()))]
 
     def dimension(self, name: str) -> str:
         symbol = self.symbols[name]
@@ -216,7 +244,8 @@ def _print_type(type_: Type | None, dims: dict[str, str] | None, specs: dict[Qua
         _name_symbols(dim, dims)
     element = DTYPE_NAMES[type_.dtype]
     if type_.spec is not None:
-        element = f"({type_.spec})" if specs is None else f"@{_spec_name(type_.spec, specs)}"
+        carrier = "" if type_.dtype == torch.float32 else element
+        element = carrier + (f"({type_.spec})" if specs is None else f"@{_spec_name(type_.spec, specs)}")
     return f"{element}[{','.join(print_dim(dim, dims) for dim in type_.shape)}]"
 
 

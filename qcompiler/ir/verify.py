@@ -30,9 +30,10 @@ _TRAINING_ONLY = frozenset(
     {"aten.dropout", "aten.native_dropout", "aten.bernoulli", "aten.rand_like", "aten.alpha_dropout"}
 )
 _FOLDED = frozenset({"aten.batch_norm", "aten.lift_fresh_copy", "aten.detach", "aten.alias", "aten.lift_fresh"})
+_BEFORE_CODES = frozenset(ops.QC_OPS) - {"qc.dequantize"}
 _FORBIDDEN: dict[Stage, frozenset[str]] = {
-    Stage.TRACED: frozenset(ops.QC_OPS),
-    Stage.CANONICAL: frozenset(ops.QC_OPS) | _TRAINING_ONLY | _FOLDED,
+    Stage.TRACED: _BEFORE_CODES,
+    Stage.CANONICAL: _BEFORE_CODES | _TRAINING_ONLY | _FOLDED,
     Stage.QUANTIZED: frozenset({"qc.kernel"}) | _TRAINING_ONLY | _FOLDED,
     Stage.LOWERED: _TRAINING_ONLY | _FOLDED,
 }
@@ -137,6 +138,12 @@ def _call_problems(program: Program, node: Node) -> Iterator[str]:
         yield f"%{node.name} says {print_type(node.meta['type'])}, {name} yields {print_type(inferred)}"
     if node.target in (ops.quantize, ops.dequantize):
         yield from _qparam_problems(program, node)
+    if name == "qc.dequantize" and program.stage in (Stage.TRACED, Stage.CANONICAL):
+        yield from (
+            f"%{source.name} is computed, and only stored codes are dequantized at stage {program.stage}"
+            for source in node.all_input_nodes
+            if source.op != "get_attr"
+        )
 
 
 def _region_problems(program: Program, node: Node) -> Iterator[str]:

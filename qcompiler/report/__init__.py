@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompiler.report.model import LayerReport, Report
+from qcompiler.report.model import LatencyReport, LayerReport, Report
 from qcompiler.report.page import html
 
-__all__ = ["LayerReport", "Report", "html"]
+__all__ = ["LatencyReport", "LayerReport", "Report", "html"]

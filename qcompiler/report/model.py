@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcompiler.errors import InputError
+from qcompiler.frontier import Frontier
 from qcompiler.pipeline import Step
 from qcompiler.report.symmetry import GroupReport, SymmetryReport
 
@@ -61,6 +62,35 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class LatencyReport:
+    """Seconds of one call with the inputs that the model was traced with, on one thread.
+
+    Args:
+        predicted: of the artefact.
+        float_predicted: of the float model.
+        limit: of the budget, None without one.
+        kind: `measured` when every row that the prediction needed was, else `modelled`.
+        source: where the rows come from.
+        measured: of the artefact; None where it cannot run here.
+        float_measured: of the float model on the same target; None where it cannot run here.
+    """
+
+    predicted: float
+    float_predicted: float
+    limit: float | None = None
+    kind: str = "modelled"
+    source: str = ""
+    measured: float | None = None
+    float_measured: float | None = None
+
+    def __str__(self) -> str:
+        parts = [f"predicted {1e3 * self.predicted:.4g} ms, float {1e3 * self.float_predicted:.4g} ms ({self.source})"]
+        if self.measured is not None and self.float_measured is not None:
+            parts.append(f"measured {1e3 * self.measured:.4g} ms, float {1e3 * self.float_measured:.4g} ms")
+        return "latency of one call on one thread: " + "; ".join(parts)
+
+
+@dataclass(frozen=True)
 class Report:
     """One compilation.
 
@@ -79,7 +109,9 @@ class Report:
         steps: the passes that ran.
         warnings: what the user should know.
         notes: what the allocation decided, and how good it is proven to be.
+        frontiers: that the allocation drew.
         symmetries: of the canonical program; None when nobody looked.
+        latency: predicted and measured; None when it did not matter.
         seed: of every random choice.
         versions: of the libraries that matter, by name.
     """
@@ -98,7 +130,9 @@ class Report:
     steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
     symmetries: SymmetryReport | None = None
+    latency: LatencyReport | None = None
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -155,7 +189,9 @@ class Report:
             "steps": [_record(step) for step in self.steps],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            "frontiers": [frontier.to_dict() for frontier in self.frontiers],
             "symmetries": _symmetry_record(self.symmetries),
+            "latency": None if self.latency is None else dataclasses.asdict(self.latency),
         }
 
     @staticmethod
@@ -206,6 +242,8 @@ def _finite(value: float | None) -> float | None:
 
 def _record(item: LayerReport | Step) -> dict[str, object]:
     fields = {option.name: getattr(item, option.name) for option in dataclasses.fields(item)}
+    # What passes refused is told by the run folder.
+    fields.pop("refusals", None)
     return {name: _finite(value) if isinstance(value, float) else value for name, value in fields.items()}
 
 
@@ -228,7 +266,9 @@ def _read(data: object) -> Report:
         steps=tuple(Step(**step) for step in data["steps"]),
         warnings=tuple(data["warnings"]),
         notes=tuple(data.get("notes", ())),
+        frontiers=tuple(map(Frontier.from_dict, data.get("frontiers", ()))),
         symmetries=_symmetries(data.get("symmetries")),
+        latency=None if data.get("latency") is None else LatencyReport(**data["latency"]),
         seed=data["seed"],
         versions=data["versions"],
     )

@@ -8,6 +8,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from qcompiler.measure import LIMIT_DB
+from qcompiler.report.frontier import svg
 from qcompiler.report.model import LayerReport, Report
 from qcompiler.report.words import bits_text, db_text, metric_text, ratio_text, seconds_text, share_text, size_text
 
@@ -33,7 +34,11 @@ def html(report: Report) -> str:
         metric=metric_text,
     )
     return environment.from_string(template).render(
-        report=report, rows=_rows(report), steps=_steps(report), legend=_LEGEND
+        report=report,
+        rows=_rows(report),
+        steps=_steps(report),
+        legend=_LEGEND,
+        pictures=[svg(frontier) for frontier in report.frontiers],
     )
 
 

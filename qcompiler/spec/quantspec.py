@@ -120,6 +120,13 @@ class QuantSpec:
         return self.format.storage_bits
 
     @property
+    def numbers(self) -> str:
+        """The formats of its codes: one name, or those of all segments with `+` between them, narrowest first."""
+        segments = self.parts.segments if self.parts else ()
+        kinds = sorted({number.storage_bits: number.name for _, number in segments}.items())
+        return "+".join(name for _, name in kinds) or self.format.name
+
+    @property
     def block(self) -> tuple[int, ...]:
         """Block of the innermost level."""
         return self.levels[0].block

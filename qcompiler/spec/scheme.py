@@ -77,6 +77,21 @@ class Number:
             outer_scale=scale_name(match["outer"]) if match["outer"] else None,
         )
 
+    @staticmethod
+    def of(spec: QuantSpec, channel_axis: int | tuple[int, ...] | None = None, reduce_axis: int = -1) -> Number | None:
+        """The request that `spec` answers, axes as for `Number.spec`; None when its blocks are none of a request."""
+        group = max((*spec.block, 0))
+        named: tuple[NumberGranularity, ...] = ("tensor", "token") if channel_axis is None else ("tensor", "channel")
+        kinds: tuple[NumberGranularity, ...] = ("group",) if group > 1 else named
+        inner, *outer = spec.levels
+        for kind in kinds:
+            size = group if kind == "group" else 0
+            above = outer[0].scale if outer else None
+            number = Number(spec.format, kind, size, spec.symmetric, spec.dynamic, inner.scale, above)
+            if number.spec(spec.rank, channel_axis, reduce_axis) == spec:
+                return number
+        return None
+
     def spec(
         self, shape_rank: int, channel_axis: int | tuple[int, ...] | None = None, reduce_axis: int = -1
     ) -> QuantSpec:
@@ -144,6 +159,7 @@ _EXAMPLES = "w8a8, w8a8_dynamic, w8a8_token, w8a16, w4a16g32, w4a16g128_sym, w4a
 
 _NVFP4 = Number(FP4_E2M1, "group", 16, scale="e4m3", outer_scale="f32")
 _MX = Number(FP4_E2M1, "group", 32, scale="e8m0")
+_WORD = Integer(16, signed=False)
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(_NVFP4, replace(_NVFP4, dynamic=True), "nvfp4"),
     *(
@@ -158,6 +174,7 @@ SCHEMES: tuple[Scheme, ...] = (
         )
     ),
     Scheme(Number(FP8_E4M3, "channel"), Number(FP8_E4M3, "tensor"), "fp8"),
+    Scheme(Number(Integer(8, signed=True), "channel"), Number(_WORD, "tensor", symmetric=False), "w8aint16"),
     Scheme(Number(NF4, "group", 64), None, "nf4"),
     Scheme(Number(NF3, "group", 64), None, "nf3"),
     Scheme(Number(NF2, "group", 64), None, "nf2"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from qcompiler.cost import Roofline
 from qcompiler.errors import SpecError
 from qcompiler.target import Accept, Backend, Kernel, Need, Slot, Target
 
@@ -73,6 +74,7 @@ class TargetFile(_Strict):
         numbers: lists of numbers that several rows share; YAML anchors point into them, nothing else reads them.
         settings: of the backend.
         kernels: rows in order of preference.
+        device: peaks, for kernels that nobody measured.
     """
 
     name: str
@@ -81,6 +83,7 @@ class TargetFile(_Strict):
     numbers: dict[str, list[str]] = {}
     settings: dict[str, str | int | float | bool | list[str]] = {}
     kernels: tuple[KernelRow, ...]
+    device: Roofline | None = None
 
 
 def target_names() -> tuple[str, ...]:
@@ -116,7 +119,7 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     backend = backends[file.backend]
     _check(file, backend, path)
     kernels = tuple(_kernel(row, path) for row in file.kernels)
-    return Target(file.name, backend, kernels, file.description, file.settings)
+    return Target(file.name, backend, kernels, file.description, file.settings, file.device)
 
 
 def _kernel(row: KernelRow, path: Path) -> Kernel:

@@ -15,11 +15,10 @@ from qcompiler.backends.onnx.kernels.operands import (
     parameters,
     quantized,
 )
+from qcompiler.backends.onnx.names import MICROSOFT
 from qcompiler.backends.onnx.ops.linear import shaped_back
 from qcompiler.backends.onnx.settings import Settings
 from qcompiler.ir.program import Node
-
-MICROSOFT = "com.microsoft"
 
 
 def linear(context: Context, call: Call, settings: Settings) -> ir.Value:
@@ -52,6 +51,16 @@ def linear_dynamic(context: Context, call: Call, settings: Settings) -> ir.Value
     reals = context.op("Cast", [total], {"to": ir.DataType.FLOAT.value})
     product = context.op("Mul", [reals, context.op("Mul", [scale, weight_scale])])
     return product if bias is None else context.op("Add", [product, bias])
+
+
+def linear_wide(context: Context, call: Call, settings: Settings) -> ir.Value:
+    """A linear layer between DequantizeLinear and QuantizeLinear, whatever the codes: compilers fuse it, or it runs
+    on reals.
+    """
+    x, w = operand_at(call, 0), operand_at(call, 1)
+    product = context.op("MatMul", [dequantized(context, x), dequantized(context, w, transposed=True)])
+    bias = _float_bias(context, call)
+    return quantized(context, call, product if bias is None else context.op("Add", [product, bias]), settings)
 
 
 def _as_matrix(context: Context, call: Call, x: Operand, w: Operand, settings: Settings) -> ir.Value:

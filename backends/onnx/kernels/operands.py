@@ -10,7 +10,7 @@ from torch.fx.node import Argument
 
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Context
-from qcompiler.backends.onnx.dtypes import as_numpy
+from qcompiler.backends.onnx.dtypes import as_numpy, container
 from qcompiler.backends.onnx.ops import EMITTERS
 from qcompiler.backends.onnx.ops.quant import Layout, codes_value, layout_of, scale_value, zero_value
 from qcompiler.backends.onnx.settings import Settings
@@ -61,7 +61,7 @@ def layout(context: Context, operand: Operand, *, transposed: bool = False) -> L
 
 def integers(context: Context, operand: Operand, *, transposed: bool = False) -> ir.Value:
     """The codes; known ones of 8 bits or fewer as bytes, which is what integer kernels read."""
-    if operand.codes.op != "get_attr" or operand.spec.bits > _BYTE:
+    if operand.codes.op != "get_attr" or operand.spec.bits > _BYTE or not operand.spec.format.is_integer:
         return codes_value(context, operand.codes, transposed=transposed)
     dtype = ir.DataType.INT8 if operand.spec.format.signed else ir.DataType.UINT8
     node, program = operand.codes, context.program
@@ -107,7 +107,7 @@ def quantized(context: Context, call: Call, reals: ir.Value, settings: Settings)
     operand = operand_of([call.node, *result])
     if operand is None or spec is None:
         raise VerifyError(f"the result of kernel '{call.op}' has no scale", where=f"%{call.node.name}")
-    dtype = ir.DataType.INT8 if spec.format.signed else ir.DataType.UINT8
+    dtype = _code_type(context, spec)
     low, high = call.number("low"), call.number("high")
     limited = low > spec.format.lowest or high < spec.format.highest
     scale, zero = parameters(context, operand, dtype)
@@ -116,6 +116,13 @@ def quantized(context: Context, call: Call, reals: ir.Value, settings: Settings)
     codes = context.op("QuantizeLinear", [reals, scale, zero])
     codes.type = ir.TensorType(dtype)
     return limited_codes(context, codes, low, high) if limited and settings.absorbed == "codes" else codes
+
+
+def _code_type(context: Context, spec: QuantSpec) -> ir.DataType:
+    """The element type of codes that are computed; integers of 8 bits or fewer are bytes."""
+    if spec.format.is_integer and spec.bits <= _BYTE:
+        return ir.DataType.INT8 if spec.format.signed else ir.DataType.UINT8
+    return container(spec.format, context.opset, stored=False)
 
 
 def limited_codes(context: Context, codes: ir.Value, low: float, high: float) -> ir.Value:

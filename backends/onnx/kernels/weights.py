@@ -9,14 +9,16 @@ import torch
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.dtypes import as_numpy, container
-from qcompiler.backends.onnx.kernels.dense import MICROSOFT
 from qcompiler.backends.onnx.kernels.operands import Operand, dequantized, integers, operand_at
+from qcompiler.backends.onnx.names import MICROSOFT
 from qcompiler.backends.onnx.ops.linear import rows_product
 from qcompiler.backends.onnx.settings import Settings
 from qcompiler.formats.pack import pack
 from qcompiler.ir.program import Node, Program
 from qcompiler.spec import expand_blocks
 
+# Since this operator set there are element types of 4 bits.
+NARROW_OPSET = 21
 _WIDTHS = (2, 4, 8)
 _FAST, _EXACT = 4, 0
 
@@ -54,7 +56,7 @@ def embedding(context: Context, call: Call, settings: Settings) -> ir.Value:
 
 def _gathered_blocks(context: Context, w: Operand, indices: ir.Value) -> ir.Value:
     """GatherBlockQuantized, which takes 4-bit codes of either sign and unsigned bytes."""
-    program, wide = context.program, w.spec.bits > 4
+    program, wide = context.program, w.spec.bits > 4 or context.opset < NARROW_OPSET
     shape = [int(dim) for dim in program.shape(w.codes)]
     name = str(w.codes.target)
     scales = context.constant(program.param(w.scale).float(), f"{name}.scales")

@@ -15,7 +15,8 @@ import torch
 
 from qcompiler.backends.onnx.call import Call
 from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
-from qcompiler.backends.onnx.dtypes import as_numpy, container, is_native, onnx_dtype
+from qcompiler.backends.onnx.dtypes import as_numpy, container, is_native, onnx_dtype, tight_float, tight_integer
+from qcompiler.backends.onnx.unpack import is_stored, unpacked
 from qcompiler.errors import UnsupportedError
 from qcompiler.formats import scale_format
 from qcompiler.ir import ops
@@ -23,6 +24,8 @@ from qcompiler.ir.program import Node
 from qcompiler.ir.types import Dim
 from qcompiler.spec import QuantSpec, quantize
 
+# Since this operator set DequantizeLinear knows blocks and integers of 16 bits.
+BLOCKED_OPSET = 21
 LayoutKind = Literal["tensor", "channel", "blocked", "broadcast"]
 
 
@@ -192,7 +195,7 @@ def _quantize(context: Context, call: Call) -> ir.Value:
     scale_node, zero_node = _scale_node(call), call.optional("zero_point")
     dynamic = _dynamic_source(context, scale_node)
     layout = layout_of(spec, call.shape("x"))
-    if dynamic is not None and _same_source(scale_node, x, spec):
+    if dynamic is not None and _same_source(context, scale_node, x, spec):
         return dynamic[0]
     if layout.kind == "broadcast" or not is_native(spec.format, context.opset):
         return _quantize_by_arithmetic(context, call, scale_node, layout)
@@ -205,9 +208,10 @@ def _quantize(context: Context, call: Call) -> ir.Value:
     return codes
 
 
-def _same_source(scale: Node, x: Node, spec: QuantSpec) -> bool:
+def _same_source(context: Context, scale: Node, x: Node, spec: QuantSpec) -> bool:
     chosen = scale.args[0]
-    return isinstance(chosen, Node) and chosen.args[0] is x and chosen.args[1:] == (spec,)
+    bound = context.program.bind(chosen) if isinstance(chosen, Node) else {}
+    return bound.get("x") is x and bound.get("spec") == spec
 
 
 def _typed_scale(context: Context, call: Call, node: Node, layout: Layout) -> ir.Value:
@@ -235,6 +239,10 @@ def _quantize_by_arithmetic(context: Context, call: Call, scale_node: Node, layo
 
 def _dequantize(context: Context, call: Call) -> ir.Value:
     spec, source = call.spec(), call.node_at("codes")
+    make = known_codes(context, source)
+    if make is not None and not (_has_operator(context, call) and _read_by_kernel(context, call.node)):
+        name = str(source.target) if source.op == "get_attr" else f"{source.name}.codes"
+        return unpacked(context, call, make, name)
     codes = codes_value(context, source)
     dtype = codes.dtype or container(spec.format, context.opset, stored=False)
     layout = layout_of(spec, call.shape("codes"))
@@ -244,6 +252,34 @@ def _dequantize(context: Context, call: Call) -> ir.Value:
     scale = _typed_scale(context, call, scale_node, layout)
     zero = zero_value(context, zero_node, scale, layout, dtype)
     return context.op("DequantizeLinear", [codes, scale, zero], layout.attributes)
+
+
+def _has_operator(context: Context, call: Call) -> bool:
+    """Whether DequantizeLinear can say it, on codes that take no more space in the file than they need."""
+    spec = call.spec()
+    tight = tight_integer(spec.format, context.opset) is not None and (
+        spec.bits != 16 or context.opset >= BLOCKED_OPSET
+    )
+    if len(spec.levels) > 1 or not (tight or _is_float(context, spec)):
+        return False
+    try:
+        kind = layout_of(spec, call.shape("codes")).kind
+    except UnsupportedError:
+        return False
+    return kind in ("tensor", "channel") or (kind == "blocked" and context.opset >= BLOCKED_OPSET)
+
+
+def _is_float(context: Context, spec: QuantSpec) -> bool:
+    return tight_float(spec.format, context.opset, context.four_bit_floats) is not None
+
+
+def _read_by_kernel(context: Context, node: Node) -> bool:
+    """Whether a runtime may look for the codes: an operator on inputs reads them, and was not told to compute in float.
+
+    What only puts a weight together is better written so that it is computed once: runtimes keep DequantizeLinear.
+    """
+    readers = [user for user in node.users if user in context.varying]
+    return any(not is_stored(user.meta.get("assignment")) for user in readers) or not node.users
 
 
 def _dequantize_by_arithmetic(context: Context, call: Call, codes: ir.Value, scale: Node) -> ir.Value:

@@ -164,6 +164,9 @@ def _applied(
     for number, (group, best) in enumerate(zip(groups, chosen, strict=True), 1):
         measured = f", error {best.without:.3g} -> {best.error:.3g}" if best.without else ""
         if best.factors is None:
+            for node in dict.fromkeys(site.node for site in group.readers):
+                reason = f"what it reads, {group.name}, is not rotated: that does not lower the error{measured}"
+                ctx.refuse(node, reason, "guard=false rotates it all the same", depth=1)
             ctx.log(f"{group.name}: {_text(group)} are not rotated, that does not lower the error{measured}")
         else:
             surgery.apply(program, group, list(best.factors), method.name)

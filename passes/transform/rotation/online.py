@@ -82,6 +82,11 @@ def turn(program: Program, ctx: Context, method: TurnPass, blind: bool = False) 
             count, price = count + 1, price + online.additions * site.channels
             measured = "" if blind else f", error {chosen.without:.3g} -> {chosen.error:.3g}"
             ctx.log(f"%{site.name}: {chosen.best.label}{measured}")
+        else:
+            for layer in layers:
+                ctx.refuse(
+                    layer.node, f"turning %{site.name}, which it reads, does not lower its error enough", depth=1
+                )
         ctx.progress(number, len(found))
     ctx.log(f"{count} of {len(found)} values turned online, {price:.0f} additions per token in all")
     return program

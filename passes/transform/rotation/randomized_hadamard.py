@@ -119,7 +119,10 @@ class Rotate:
                 best, error = verdict.best, f", error {verdict.without:.3g} -> {verdict.error:.3g}"
             ctx.progress(number, len(places))
             if best is None or not best.factor.additions:
-                ctx.log(f"{name} is not rotated: {_obstacle(program, layers) if best is None else 'no gain'}{error}")
+                why = f"{_obstacle(program, layers) if best is None else 'no gain'}{error}"
+                for layer in layers:
+                    ctx.refuse(layer.node, f"what it reads, {name}, is not rotated: {why}", depth=1)
+                ctx.log(f"{name} is not rotated: {why}")
                 continue
             cut_in(program, layers, best.factor, self.name)
             count, price = count + 1, price + best.factor.additions * (channels(program, layers[0]) or 0)

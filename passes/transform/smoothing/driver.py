@@ -51,6 +51,9 @@ def smooth(program: Program, ctx: Context, method: SmoothingPass) -> Program:
             put(program, place, chosen, method.name)
             known.note(site, place, chosen)
             folded, online = folded + (place.group is not None), online + (place.group is None)
+        else:
+            for layer in dict.fromkeys(layer for value in place.seen for layer in value.layers):
+                ctx.refuse(layer, f"no scale of what it reads, {place.name}, lowers its error", depth=1)
         ctx.progress(number, len(found))
     ctx.log(f"{folded} groups smoothed, {online} values multiplied online, {len(found) - folded - online} left alone")
     return program

@@ -1,0 +1,80 @@
+"""Coarser units: the layers of one segment of the network, or what makes the scores of one attention, decided at once.
+
+Formula   segment: the operators between two cuts that a single value passes. attention: the nearest operators with
+          options before the queries, keys and values, and the products of the attention themselves
+Shapes    any
+Promise   found by dataflow; operators without a common option stay apart
+Needs     nothing
+Source    blocks as units after "Layer-Wise Quantization" 2024 and Zhang et al. 2024, "SageAttention2"; the cuts are own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from qcompiler.analysis.segments import segments
+from qcompiler.errors import SpecError
+from qcompiler.ir.program import Node, Program
+
+UnitKind = Literal["layer", "segment", "attention"]
+_ATTENTION = "aten.scaled_dot_product_attention"
+_SOFTMAX = ("aten.softmax.int", "aten._softmax")
+_PRODUCTS = ("aten.matmul", "aten.bmm")
+
+
+def groups(program: Program, seeds: Sequence[Node], kind: UnitKind) -> list[list[Node]]:
+    """The operators that are decided at once, beyond what must be.
+
+    Args:
+        program: at stage canonical.
+        seeds: operators with options.
+        kind: what makes a unit.
+
+    Raises:
+        SpecError: for an unknown kind.
+    """
+    match kind:
+        case "layer":
+            return []
+        case "segment":
+            return [list(segment.sites) for segment in segments(program, seeds)]
+        case "attention":
+            return [found for node in program.nodes if (found := _attention(program, node, frozenset(seeds)))]
+    raise SpecError(f"there is no unit '{kind}'", mend=f"units: {', '.join(get_args(UnitKind))}")
+
+
+def _attention(program: Program, node: Node, seeds: frozenset[Node]) -> list[Node]:
+    """What one attention is made of, in program order; empty where `node` is none."""
+    products = [node] if program.op(node) == _ATTENTION else _around_softmax(program, node)
+    found = {product for product in products if product in seeds}
+    for product in products:
+        found |= _before(product, seeds - set(products))
+    return [each for each in program.nodes if each in found] if products else []
+
+
+def _around_softmax(program: Program, node: Node) -> list[Node]:
+    """The products before and behind a softmax that is part of an attention; empty where there are not both."""
+    if program.op(node) not in _SOFTMAX:
+        return []
+    before, value = None, node
+    while before is None and value.all_input_nodes:
+        value = value.all_input_nodes[0]
+        before = value if program.op(value) in _PRODUCTS else None
+    behind = [user for user in node.users if program.op(user) in _PRODUCTS]
+    return [before, *behind] if before is not None and behind else []
+
+
+def _before(node: Node, seeds: frozenset[Node]) -> set[Node]:
+    """The nearest seeds that a node depends on."""
+    found: set[Node] = set()
+    seen: set[Node] = set()
+    waiting = list(node.all_input_nodes)
+    while waiting:
+        value = waiting.pop()
+        if value in seeds:
+            found.add(value)
+        elif value not in seen:
+            seen.add(value)
+            waiting += value.all_input_nodes
+    return found
