@@ -10,14 +10,15 @@ READY := $(VENV)/.ready
 SOURCES := qcompiler passes backends tests benchmarks .ci
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel ci browser clean
+.PHONY: help demo test lint wheel docs ci browser clean
 
 help:
 	@echo "make demo    compile two small models for ONNX Runtime, run them on real data, print the report"
 	@echo "make test    the whole test suite"
 	@echo "make lint    ruff, pyright and the floors of the house"
 	@echo "make wheel   build the wheel and try it outside the checkout"
-	@echo "make ci      what CI runs: test, lint, wheel"
+	@echo "make docs    build the documentation into build/site"
+	@echo "make ci      what CI runs: test, lint, wheel, docs"
 	@echo "make clean   remove what the above wrote"
 	@echo "variables: PYTHON=python3.12  VENV=.venv  TORCH='torch==2.13.0 --index-url ...'  WORKERS=2"
 
@@ -36,7 +37,10 @@ lint: $(READY)-test $(READY)-dev
 wheel: $(READY)-dev
 	$(RUN) .ci/wheel.py
 
-ci: test lint wheel
+docs: $(READY)-docs
+	$(VENV)/bin/mkdocs build --quiet --site-dir build/site
+
+ci: test lint wheel docs
 
 # One stamp per set of packages. Torch comes first, so that whoever needs another build of it says so in TORCH.
 $(RUN):
@@ -52,7 +56,7 @@ $(READY)-core: $(READY)-torch pyproject.toml
 	$(RUN) -m pip install --quiet --editable .
 	@touch $@
 
-$(READY)-test $(READY)-dev: $(READY)-%: $(READY)-core
+$(READY)-test $(READY)-dev $(READY)-docs: $(READY)-%: $(READY)-core
 	$(RUN) -m pip install --quiet --editable ".[$*]"
 	@touch $@
 

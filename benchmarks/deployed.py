@@ -26,6 +26,7 @@ from benchmarks.onnx_models import ONNX_CASES, Inputs, OnnxCase
 from qcompiler.artifact import Artifact
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.reference import MEANINGS
+from qcompiler.backends.reference.floats import FLOAT_MEANINGS
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.program import Node
@@ -40,6 +41,7 @@ RECIPES = ("w8a8", "w8a8_dynamic", "w4a16g32")
 FAST_RECIPES = ("w8a16", "w4a16g32", "w4a16g128")
 FAST_MODELS = ("vit_mnist", "dit", "code_lm", "stories")
 _CALIBRATION = 128
+_SHIPPED = {**MEANINGS, **FLOAT_MEANINGS}
 
 
 class Enough(Exception):
@@ -107,7 +109,7 @@ def compare(subject: Comparison, recipe: str, weight_only: str) -> dict[str, obj
     target = replace(target, settings={**target.settings, "weight_only": weight_only})
     artifact = qcompiler.compile(subject.model, target, calibration=list(subject.calibration), recipe=recipe)
     reference = trace(subject.model, subject.samples[0], "auto", None)
-    run, simulate = artifact.runner, simulation(artifact.program, MEANINGS)
+    run, simulate = artifact.runner, simulation(artifact.program, _SHIPPED)
     wanted: list[torch.Tensor] = []
     real: list[torch.Tensor] = []
     simulated: list[torch.Tensor] = []
@@ -164,7 +166,7 @@ def differences(artifact: Artifact, sample: Inputs) -> tuple[int, int, str]:
     if model.ByteSize() > 1 << 30 or not shown:
         return 0, 0, ""
     values: dict[str, torch.Tensor] = {}
-    simulation(program, MEANINGS, lambda node, value: values.__setitem__(node.name, value), frozenset(shown))(sample)
+    simulation(program, _SHIPPED, lambda node, value: values.__setitem__(node.name, value), frozenset(shown))(sample)
     session = open_session(onnx.shape_inference.infer_shapes(model).SerializeToString())
     names = [value.name for value in model.graph.input]
     results = dict(zip(session.outputs, session.run(dict(zip(names, sample, strict=True))), strict=True))

@@ -1,6 +1,6 @@
 """Sensitivities on real models: does the sum over layers rank whole plans, how long does it take, how stable is it?
 
-    python -m benchmarks.sensitivity [--models resnet20,squeezenet,...] [--kinds output,kl,...] [--quick]
+    python -m benchmarks.sensitivity [--models resnet20,...] [--kinds output,kl,...] [--data synthetic] [--quick]
 
 Weights of 2 to 8 bits. 200 plans with a random width for every layer are tried as a whole on samples that no
 sensitivity has seen; the rank correlation of their harm with the sum of losses is the figure. Stability: mean rank
@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
@@ -24,10 +25,12 @@ from qcompiler.errors import QCompilerError
 from qcompiler.job import prepare, run_job
 from qcompiler.measure import limit_samples
 from qcompiler.passes.allocate.harm import divergence, relative_error
+from qcompiler.passes.allocate.mixed import DataName
 from qcompiler.passes.allocate.problem import Table
 from qcompiler.passes.allocate.sensitivity import SENSITIVITIES, measure, read_terms
 from qcompiler.passes.allocate.sensitivity.method import Subject
 from qcompiler.passes.allocate.sensitivity.stability import spearman, stability
+from qcompiler.passes.allocate.sensitivity.synthetic import synthetic_batches
 from qcompiler.passes.allocate.trial import Trial
 from qcompiler.passes.allocate.units import Offer, offer
 from qcompiler.passes.recipes import Recipe
@@ -58,7 +61,7 @@ class Ground:
     harms: torch.Tensor
 
 
-def ground(name: str, plans: int, samples: int) -> Ground:
+def ground(name: str, plans: int, samples: int, seed: int, data: DataName) -> Ground:
     """Traces a model and tries random plans."""
     case = CASES[name]()
     suffix = "g32" if name in GROUPED else ""
@@ -67,12 +70,13 @@ def ground(name: str, plans: int, samples: int) -> Ground:
     used = list(limit_samples(program, job.batches, samples))
     rest = list(limit_samples(program, list(job.batches)[len(used) :] or used, samples))
     found = offer(program, job.target, [parse_scheme(f"w{bits}a16{suffix}") for bits in WIDTHS], ())
-    draw = random.Random(0)
+    draw = random.Random(seed)
     choices = [[draw.randrange(len(unit.options)) for unit in found.units] for _ in range(plans)]
     metric = divergence if case.kind in ("cnn", "vit", "lm") else relative_error
     trial = Trial(program, rest)
     harms = torch.tensor([metric(trial.results(found.plan(choice))) for choice in choices], dtype=torch.float64)
-    return Ground(found, Subject(program, Context(job.target, batches=used)), choices, harms)
+    seen = synthetic_batches(program, samples) if data == "synthetic" else used
+    return Ground(found, Subject(program, Context(job.target, batches=seen)), choices, harms)
 
 
 def predicted(table: Table, plans: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -81,28 +85,28 @@ def predicted(table: Table, plans: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.tensor(sums, dtype=torch.float64)
 
 
-def model_rows(name: str, kinds: Sequence[str], plans: int, samples: int) -> list[Row]:
+def model_rows(name: str, kinds: Sequence[str], plans: int, samples: int, seed: int, data: DataName) -> list[Row]:
     """One row for each sensitivity."""
     started = time.perf_counter()
-    base = ground(name, plans, samples)
+    base = ground(name, plans, samples, seed, data)
     print(
         f"{name}: {len(base.offered.units)} units, {plans} plans in {time.perf_counter() - started:.0f} s", flush=True
     )
     rows: list[Row] = []
     for kind in kinds:
         subject = Subject(base.subject.program, base.subject.ctx)
-        row: Row = {"model": name, "sensitivity": kind}
-        started = time.perf_counter()
+        row: Row = {"model": name, "sensitivity": kind, "data": data}
+        started, worked = time.perf_counter(), time.process_time()
         try:
             losses = measure(read_terms(kind), subject, base.offered.units)
         except QCompilerError as error:
             rows.append(row | {"told": error.what})
             continue
-        seconds = time.perf_counter() - started
+        seconds, processor = time.perf_counter() - started, time.process_time() - worked
         steady = stability(losses.table, None, 20, 0)
         told = losses.repaired.partition(" losses")[0]
         row |= {"rank correlation": spearman(predicted(losses.table(), base.plans), base.harms)}
-        row |= {"stability": steady.rank, "s": seconds, "repaired": told or "0"}
+        row |= {"stability": steady.rank, "s": seconds, "processor s": processor, "repaired": told or "0"}
         rows.append(row)
         print(row, flush=True)
     return rows
@@ -112,27 +116,30 @@ def merged(rows: list[Row]) -> list[Row]:
     """These rows and those of earlier runs of other models and sensitivities."""
     path = RESULTS / "sensitivity.json"
     earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
-    new = {(row["model"], row["sensitivity"]) for row in rows}
-    return [row for row in earlier if (row["model"], row["sensitivity"]) not in new] + rows
+    keys = ("model", "sensitivity", "data")
+    new = {tuple(row[key] for key in keys) for row in rows}
+    return [row for row in earlier if tuple(row[key] for key in keys) not in new] + rows
 
 
 def main() -> None:
-    """Measures and writes `results/sensitivity.json`; rows replace those of the same model and sensitivity."""
+    """Measures and writes `results/sensitivity.json`; rows replace those of the same model, sensitivity and data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="resnet20,squeezenet,vit_mnist,code_lm,stories")
     parser.add_argument("--kinds", default=",".join(kind.name for kind in SENSITIVITIES))
+    parser.add_argument("--seed", type=int, default=7401, help="of the plans that are the truth")
+    parser.add_argument("--data", default="calibration", choices=get_args(DataName), help="what losses are measured on")
     parser.add_argument("--quick", action="store_true", help="resnet20, 40 plans, 16 samples; writes nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.quick:
-        print_table(model_rows("resnet20", options.kinds.split(","), 40, 16))
+        print_table(model_rows("resnet20", options.kinds.split(","), 40, 16, options.seed, options.data))
         return
-    rows: list[Row] = []
+    note = f"200 random plans of seed {options.seed}, 2 to 8-bit weights; truth on fresh samples"
     for name in options.models.split(","):
         samples = SEQUENCES if name in GROUPED else SAMPLES
-        rows += model_rows(name, options.kinds.split(","), 200, samples)
-    print_table(rows)
-    print(write_results("sensitivity", merged(rows), "200 random plans, 2 to 8-bit weights; truth on fresh samples"))
+        rows = model_rows(name, options.kinds.split(","), 200, samples, options.seed, options.data)
+        print_table(rows)
+        print(write_results("sensitivity", merged(rows), note))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ import qcompiler
 from benchmarks.common import print_table, shared_folder, write_results
 
 RECIPES: Mapping[str, tuple[str, ...]] = {
-    "cnn": ("w8a8", "w8a8_smooth"),
-    "vit": ("w8a8", "w8a8_smooth", "w8a8_dynamic"),
-    "llama": ("w8a8", "w8a8_smooth", "w8a8_dynamic", "w4a16g128"),
+    "cnn": ("w8a8", "w8a8_smooth", "w8a8_rotated"),
+    "vit": ("w8a8", "w8a8_smooth", "w8a8_rotated", "w8a8_dynamic"),
+    "llama": ("w8a8", "w8a8_smooth", "w8a8_rotated", "w8a8_dynamic", "w4a16g128"),
 }
 MATRIX_OPS = ("aten.conv", "aten.linear")
 INTEGER_KERNELS = frozenset(
@@ -76,7 +76,7 @@ def ours(model: str, peers: ModuleType, folder: Path) -> Iterator[Candidate]:
     module, calibration, _ = peers.load(model)
     samples = [(sample,) for sample in calibration.split(1)]
     for recipe in RECIPES[model]:
-        static = recipe in ("w8a8", "w8a8_smooth")
+        static = recipe in ("w8a8", "w8a8_smooth", "w8a8_rotated")
         artifact = qcompiler.compile(
             module,
             inputs=samples[0],

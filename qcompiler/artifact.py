@@ -28,21 +28,24 @@ from qcompiler.manifest import (
     record_files,
     verify_files,
 )
+from qcompiler.page import PageData, html
 from qcompiler.plan import Plan
-from qcompiler.report import Report, html
+from qcompiler.report import Report
+from qcompiler.report.explanation import EXPLANATION_FILE, Explanation
 from qcompiler.simulate import Meanings, simulation
 from qcompiler.target import Runner, Target
 from qcompiler.weights import read_program, write_program
 
 RunnerFactory = Callable[[Path, Mapping[str, object]], Runner]
 MeaningsFactory = Callable[[Mapping[str, object]], Meanings]
+Explainer = Callable[["Artifact", object, int, int], Explanation]
 
 ONNX_FILE = "model.onnx"
 PLAN_FILE = "plan.json"
 RECIPE_FILE = "recipe.yaml"
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
-_UNLISTED = (MANIFEST_FILE, REPORT_FILE, PAGE_FILE)
+_UNLISTED = (MANIFEST_FILE, REPORT_FILE, PAGE_FILE, EXPLANATION_FILE)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -61,7 +64,9 @@ class Artifact:
         runner: Runner,
         meanings: Meanings,
         holder: tempfile.TemporaryDirectory[str] | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
+        self._explainer = explainer
         self.folder = folder
         self.manifest = manifest
         self._runner = runner
@@ -100,11 +105,33 @@ class Artifact:
     def simulate(self, *args: object, **kwargs: object) -> object:
         """What the artefact computes, without the runtime that it is for: its program by the meanings of its kernels.
 
-        Codes are those of the device, element for element; what stays in float may differ by a few roundings.
+        Codes are those of the device, element for element, and so is what stays in float where the backend knows the
+        runtime's own order of roundings; else it may differ by a few of them.
 
         Args and result: as for a call. Raises InputError for inputs that do not fit.
         """
         return self._simulated(*args, **kwargs)
+
+    def explain(self, calibration: object, samples: int = 8, verify: int = 3) -> Explanation:
+        """Says where the error of the results comes from, what is wrong, and what would mend it.
+
+        Args:
+            calibration: samples as `compile` takes them.
+            samples: how many are looked at, at most; all of them calibrate mends.
+            verify: how many mends are made and measured.
+
+        Raises:
+            InputError: when the folder keeps no float program, or a sample does not fit.
+            UnsupportedError: when nothing that explains was handed to what opened the artefact.
+        """
+        if self._explainer is None:
+            raise UnsupportedError("nothing that explains is at hand", mend="open the artefact with qcompiler.load")
+        return self._explainer(self, calibration, samples, verify)
+
+    @property
+    def simulator(self) -> Runner | None:
+        """Runs the lowered program by the meanings of its kernels; None where there are none."""
+        return simulation(self.program, self._meanings) if self._meanings else None
 
     @cached_property
     def _simulated(self) -> Callable[..., object]:
@@ -170,7 +197,7 @@ class Artifact:
                 if (self.folder / name).exists():
                     (work / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.folder / name, work / name)
-        saved = Artifact(target, self.manifest, self._runner, self._meanings)
+        saved = Artifact(target, self.manifest, self._runner, self._meanings, explainer=self._explainer)
         # The runner may still read files of the temporary folder.
         saved._owned = self._owned
         return saved
@@ -185,6 +212,7 @@ def write_files(
     target: Target,
     seed: int,
     files: Sequence[str],
+    page: PageData | None = None,
 ) -> None:
     """Completes the folder into which a backend has emitted.
 
@@ -197,12 +225,13 @@ def write_files(
         target: the device.
         seed: of every random choice.
         files: names of what the backend wrote, relative to the folder.
+        page: what the page shows besides the report.
     """
     written = write_program(program, folder)
     plan.save(folder / PLAN_FILE)
     (folder / RECIPE_FILE).write_text(recipe, encoding="utf-8")
     report.save(folder / REPORT_FILE)
-    (folder / PAGE_FILE).write_text(html(report), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(html(report, page), encoding="utf-8")
     Manifest(
         target=target.name,
         backend=target.backend.name,
@@ -219,6 +248,7 @@ def open_artifact(
     runner_factory: RunnerFactory,
     holder: tempfile.TemporaryDirectory[str] | None = None,
     meanings_factory: MeaningsFactory = lambda manifest: {},
+    explainer: Explainer | None = None,
 ) -> Artifact:
     """Opens an artefact; nothing is unpickled.
 
@@ -228,6 +258,7 @@ def open_artifact(
         holder: the temporary directory in which this process has just written the folder; it goes when the
             artefact goes, and the files are not checked again.
         meanings_factory: tells what its kernels compute, from the manifest as plain data; by default there are none.
+        explainer: says where its error comes from.
 
     Raises:
         InputError: when the folder is no artefact, or a file is missing or changed.
@@ -236,7 +267,7 @@ def open_artifact(
     if holder is None:
         verify_files(folder, manifest.files)
     data = manifest.to_json()
-    return Artifact(folder, manifest, runner_factory(folder, data), meanings_factory(data), holder)
+    return Artifact(folder, manifest, runner_factory(folder, data), meanings_factory(data), holder, explainer)
 
 
 @contextmanager

@@ -17,19 +17,31 @@ import torch
 from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
 from qcompiler.budget import Budget
 from qcompiler.errors import AuditError, InputError, PassError
+from qcompiler.explain.sources import explain_artifact, keep_sources
 from qcompiler.frontier import Frontier
 from qcompiler.ir.interp import run
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
 from qcompiler.job import Job, backends, budgeted, prepare, recipe_for, run_job, tried_deployed
+from qcompiler.measure import limit_samples
+from qcompiler.page import PageData, page_data
+from qcompiler.page.texts import dumped_texts
 from qcompiler.passes.allocate import MixedPrecision
 from qcompiler.passes.recipes import Recipe
 from qcompiler.pipeline import Step, peak_bytes
 from qcompiler.plan import MEASURED, Plan, plan_of
-from qcompiler.promises import Outcome, average_bits, fitted, latency_report, with_latencies, with_latency
+from qcompiler.promises import (
+    Outcome,
+    average_bits,
+    fitted,
+    latency_report,
+    layer_seconds,
+    with_latencies,
+    with_latency,
+)
 from qcompiler.properties import properties
 from qcompiler.report import Report
-from qcompiler.simulate import Meanings, Simulation, simulation
+from qcompiler.simulate import FloatMeanings, Meanings, Simulation, simulation
 from qcompiler.summary import parameter_bytes, simulated_line, summarize
 from qcompiler.target import Annotates, Backend, Foresees, Runner, Target
 from qcompiler.tracer import Dynamic
@@ -51,6 +63,7 @@ def compile(
     seed: int = 0,
     weights: str | Path | None = None,
     simulate: Simulation = "quantized",
+    keep_float: bool | None = None,
 ) -> Artifact:
     """Compiles a model for a target.
 
@@ -79,6 +92,8 @@ def compile(
             quantized keep their codes; recipe `auto` is then `stored`.
         simulate: what predicts accuracy: `quantized`, float operators between quantize and dequantize, or `deployed`,
             the kernels of the target by what they mean; allocations then try whole plans so, and the report has a line.
+        keep_float: whether the folder keeps the float program beside the files that run, so that `explain` works
+            without the model; None: up to 256 MB of weights.
 
     Returns:
         The artefact: call it like the model; see `.report`, `.plan`, `.onnx`, `.save(folder)`.
@@ -92,7 +107,9 @@ def compile(
         check_output(Path(output))
     chosen = recipe_for(recipe, budget)
     job = prepare(model, target, inputs, calibration, chosen, plan, dynamic, seed, weights=weights)
-    return build(job, budget=budget, evaluate=evaluate, output=output, strict=strict, simulate=simulate)
+    return build(
+        job, budget=budget, evaluate=evaluate, output=output, strict=strict, simulate=simulate, keep_float=keep_float
+    )
 
 
 def parse(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
@@ -115,7 +132,7 @@ def load(folder: str | Path) -> Artifact:
     Raises:
         InputError: when the folder is no artefact, or a file is missing or changed.
     """
-    return open_artifact(Path(folder), _runner, meanings_factory=_meanings)
+    return open_artifact(Path(folder), _runner, meanings_factory=_meanings, explainer=explain_artifact)
 
 
 def _checked(job: Job, size: list[int]) -> Job:
@@ -182,6 +199,7 @@ def build(
     strict: bool = False,
     force: bool = False,
     simulate: Simulation = "quantized",
+    keep_float: bool | None = None,
 ) -> Artifact:
     """Runs a job to the end: passes, lowering, files, audit, measurements, report. Arguments as for `compile`."""
     started = time.perf_counter()
@@ -245,13 +263,15 @@ def build(
             ships = simulation(lowered, backend.meanings())
             notes.append(simulated_line(canonical, ships, job.batches or [job.sample], report.sqnr_db))
         report = replace(report, notes=tuple(notes), frontiers=tuple(frontiers.values()))
+        page = _page(outcome, report)
         report = replace(report, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
         measured = _measured(job, quantized, report)
         _annotate(job, work, report, measured)
         plan = replace(plan_of(quantized, job.target.name, job.recipe.name), measured=measured)
-        write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, files)
+        kept = keep_sources(canonical, quantized, work, keep_float)
+        write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, [*files, *kept], page)
     job.options.progress("done", 1, 1)
-    artifact = open_artifact(folder, _runner, holder, _meanings)
+    artifact = open_artifact(folder, _runner, holder, _meanings, explain_artifact)
     return artifact.save(output, force=force) if output is not None else artifact
 
 
@@ -261,6 +281,15 @@ def _measured(job: Job, quantized: Program, report: Report) -> dict[str, float]:
         return {layer.name: round(layer.sqnr_db, 1) for layer in report.layers if layer.sqnr_db is not None}
     known = {node.name: node.meta.get(MEASURED) for node in quantized.nodes}
     return {name: value for name, value in known.items() if isinstance(value, float)}
+
+
+def _page(outcome: Outcome, report: Report) -> PageData:
+    """What the page shows besides the report, looked up on one sample."""
+    job = outcome.job
+    batch = next(limit_samples(outcome.canonical, job.batches or [job.sample], 1))
+    texts = dumped_texts(job.options.dump_dir)
+    seconds = layer_seconds(outcome)
+    return page_data(outcome.canonical, outcome.quantized, batch, report, outcome.steps, texts, seconds)
 
 
 def _annotate(job: Job, folder: Path, report: Report, measured: Mapping[str, float]) -> None:
@@ -282,7 +311,8 @@ def _runner(folder: Path, manifest: Mapping[str, object]) -> Runner:
 
 
 def _meanings(manifest: Mapping[str, object]) -> Meanings:
-    return _backend(manifest, "its manifest").meanings()
+    backend = _backend(manifest, "its manifest")
+    return {**backend.meanings(), **(backend.float_meanings() if isinstance(backend, FloatMeanings) else {})}
 
 
 def _backend(manifest: Mapping[str, object], where: str) -> Backend:

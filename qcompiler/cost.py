@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from statistics import quantiles
 from typing import Literal
@@ -90,12 +91,14 @@ class Correction(_Strict):
         intercept: seconds that every call takes besides.
         error: largest relative error over the plans it was fitted to.
         plans: how many.
+        dropped: plans that no line through the others meets, and that count for nothing.
     """
 
     slope: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     intercept: float = Field(default=0.0, allow_inf_nan=False)
     error: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     plans: int = Field(default=0, ge=0)
+    dropped: int = Field(default=0, ge=0)
 
     def __call__(self, seconds: float) -> float:
         """Seconds of a whole program whose rows add up to `seconds`."""
@@ -232,7 +235,9 @@ def summary(samples: Sequence[float]) -> tuple[float, float]:
 def fit(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
     """The line from sums of rows to times of whole programs with the least squared relative errors.
 
-    With one plan, or plans whose sums are alike, only the slope is fitted; a line that falls is none either.
+    A plan in which the runtime does something else than in lone layers would spoil it. So the line with the least sum
+    of absolute errors comes first; plans far from it are dropped, and the others are fitted. With one plan, or plans
+    whose sums are alike, only the slope is fitted; a line that falls is none either.
 
     Args:
         predicted: sums of rows, in seconds.
@@ -243,6 +248,33 @@ def fit(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
     """
     if not predicted or len(predicted) != len(measured) or min(*predicted, *measured) <= 0:
         raise InputError("a correction needs sums and times of the same plans, all of them positive")
+    first = _median_line(predicted, measured)
+    pairs = [pair for pair in zip(predicted, measured, strict=True) if _error(first, *pair) <= _FAR]
+    kept = pairs if 2 * len(pairs) > len(predicted) else list(zip(predicted, measured, strict=True))
+    line = _squares([p for p, _ in kept], [m for _, m in kept])
+    errors = [_error(line, *pair) for pair in kept]
+    return line.model_copy(
+        update={"error": max(errors), "plans": len(kept), "dropped": len(predicted) - len(kept)},
+    )
+
+
+def _error(line: Correction, predicted: float, measured: float) -> float:
+    return abs(line(predicted) - measured) / measured
+
+
+def _median_line(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
+    """The line with the least sum of absolute relative errors: it runs through two of the points, or one and zero."""
+    points = list(zip(predicted, measured, strict=True))
+    lines = [Correction(slope=m / p) for p, m in points]
+    for (p, m), (q, n) in combinations(points, 2):
+        slope = (n - m) / (q - p) if abs(q - p) > _ALIKE * p else 0.0
+        if slope > 0 and m - slope * p >= 0:
+            lines.append(Correction(slope=slope, intercept=m - slope * p))
+    return min(lines, key=lambda line: sum(_error(line, *point) for point in points))
+
+
+def _squares(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
+    """The line with the least squared relative errors."""
     weights = [1 / seconds**2 for seconds in measured]
     total = sum(weights)
     x = sum(w * p for w, p in zip(weights, predicted, strict=True)) / total
@@ -253,12 +285,11 @@ def fit(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
     if slope <= 0 or y - slope * x < 0:
         squares = sum(w * p * p for w, p in zip(weights, predicted, strict=True))
         slope = sum(w * p * m for w, p, m in zip(weights, predicted, measured, strict=True)) / squares
-        line = Correction(slope=slope)
-    else:
-        line = Correction(slope=slope, intercept=y - slope * x)
-    errors = [abs(line(p) - m) / m for p, m in zip(predicted, measured, strict=True)]
-    return line.model_copy(update={"error": max(errors), "plans": len(errors)})
+        return Correction(slope=slope)
+    return Correction(slope=slope, intercept=y - slope * x)
 
 
 _ALIKE = 1e-4
 """Sums whose relative variance is below this say nothing of a line."""
+_FAR = 0.2
+"""Relative error of a plan that is dropped."""

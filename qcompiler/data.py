@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def as_inputs(value: object) -> Inputs:
     return Inputs(value)
 
 
+LABELS = "labels"
+"""The array of a data file that holds true classes, unless an input is called so."""
+
+
 @dataclass(frozen=True)
 class Batches(Sequence[Batch]):
     """Calibration batches in flat form, converted one at a time as they are read."""
@@ -68,15 +73,16 @@ def calibration_batches(program: Program, calibration: object, limit: int | None
     Args:
         program: whose inputs the samples must fit.
         calibration: an iterable (list, generator, DataLoader) of inputs as `as_inputs` reads them, or the path of an
-            `.npz` file whose arrays are named like the inputs and whose first axis runs over samples. A loader that
-            yields `(x, label)` pairs may be given for a model with one input: the label is dropped.
+            `.npz` file whose arrays are named like the inputs and whose first axis runs over samples; one more array,
+            `labels`, holds the true classes. A loader that yields `(x, label)` pairs may be given for a model with one
+            input; `Batches.labels` hands the labels on.
         limit: most samples to take.
 
     Raises:
         InputError: when there is no sample, a sample does not fit, or a sample holds NaN or infinity.
     """
     if isinstance(calibration, str | Path):
-        samples: list[object] = list[object](read_npz(Path(calibration), program))[:limit]
+        samples = list(islice(read_npz(Path(calibration), program), limit))
         if not samples:
             raise _empty(str(calibration))
     else:
@@ -154,8 +160,10 @@ def _check_sample(program: Program, sample: object, where: str) -> None:
             raise InputError(f"input '{name}' holds NaN or infinity", where=where, mend="remove or repair the sample")
 
 
-def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[Inputs]:
+def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[object]:
     """Samples of an `.npz` file, in batches where the program's first dimension is free and one by one where it is not.
+
+    Inputs by name; pairs with the labels where there is one input and the file has an array `labels` besides.
 
     Raises:
         InputError: when the file cannot be read or its arrays are not named like the inputs.
@@ -169,7 +177,9 @@ def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[Inputs]:
             where=f"{path} holds {', '.join(arrays) or 'nothing'}",
             mend=f"save it with numpy.savez(path, {', '.join(f'{name}=...' for name in names)})",
         )
-    counts = {len(arrays[name]) for name in names}
+    labelled = len(names) == 1 and LABELS in arrays and LABELS not in names
+    read = [*names, LABELS] if labelled else list(names)
+    counts = {len(arrays[name]) for name in read}
     if len(counts) > 1:
         raise InputError("the arrays of the calibration file hold different numbers of samples", where=str(path))
     total = counts.pop() if counts else 0
@@ -180,7 +190,8 @@ def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[Inputs]:
         )
     step = fixed or batch
     for start in range(0, total - total % fixed if fixed else total, step):
-        yield Inputs(**{name: torch.from_numpy(np.asarray(arrays[name][start : start + step])) for name in names})
+        parts = {name: torch.from_numpy(np.asarray(arrays[name][start : start + step])) for name in read}
+        yield tuple(parts.values()) if labelled else Inputs(**parts)
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
@@ -240,10 +251,12 @@ def _sample_mask(shape: list[int], generator: torch.Generator) -> torch.Tensor:
     return mask
 
 
-def example_from(calibration: object) -> tuple[object, object]:
-    """Example inputs from the calibration data, and the data with nothing lost."""
+def example_from(calibration: object, module: torch.nn.Module) -> tuple[object, object]:
+    """Example inputs of a module from the calibration data, and the data with nothing lost."""
     if isinstance(calibration, str | Path):
         arrays = load_npz(Path(calibration))
+        if LABELS not in signature(module.forward).parameters:
+            arrays.pop(LABELS, None)
         return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
     samples = as_samples(calibration)
     return first_call(samples[0]), samples

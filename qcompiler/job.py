@@ -97,7 +97,7 @@ def prepare(
     named = None if recipe == "auto" else load_recipe(recipe)
     if inputs is None and calibration is not None and isinstance(model, torch.nn.Module):
         source = str(calibration) if isinstance(calibration, str | Path) else "the first calibration sample"
-        inputs, calibration = example_from(calibration)
+        inputs, calibration = example_from(calibration, model)
         program = trace_sample(model, inputs, dynamic, source, weights)
     else:
         program = trace(model, inputs, dynamic, weights)
@@ -220,4 +220,6 @@ def _automatic(program: Program, calibration: object, log: Callable[[str], None]
 def _replayed(pass_: Pass, plan: str | Path | Plan | None) -> Pass:
     if plan is None or not isinstance(pass_, Assign | MixedPrecision):
         return pass_
-    return UsePlan(plan=plan) if isinstance(plan, Plan) else UsePlan(path=str(plan))
+    latencies = pass_.latencies if isinstance(pass_, MixedPrecision) else ""
+    used = UsePlan(plan=plan) if isinstance(plan, Plan) else UsePlan(path=str(plan))
+    return replace(used, latencies=latencies)

@@ -29,20 +29,30 @@ def pass_text(pass_: Named) -> str:
     return pass_.name + (f"{{{', '.join(options)}}}" if options else "")
 
 
+def name_and_options(text: str) -> tuple[str, dict[str, str]]:
+    """The parts of `name{option=value, ...}`.
+
+    Raises:
+        SpecError: when the braces do not match.
+    """
+    name, brace, body = text.strip().partition("{")
+    if bool(brace) != body.endswith("}"):
+        raise SpecError("the braces do not match", where=text, mend="write name{option=value, ...}")
+    words = [word.partition("=") for word in body.rstrip("} ").split(",") if word.strip()]
+    return name, {key.strip(): value.strip() for key, _, value in words}
+
+
 def parse_pass(text: str, catalogue: Iterable[type[_Pass]]) -> _Pass:
     """Reads `name{option=value, ...}`; inverse of `pass_text`.
 
     Raises:
         SpecError: for an unknown pass, option or value.
     """
-    name, brace, body = text.strip().partition("{")
-    if bool(brace) != body.endswith("}"):
-        raise SpecError("the braces of a pass do not match", where=text, mend="write name{option=value, ...}")
+    name, options = name_and_options(text)
     classes = {cls.name: cls for cls in catalogue}
     if name not in classes:
         raise SpecError(f"there is no pass '{name}'", mend=f"passes: {', '.join(sorted(classes))}")
-    words = [word.partition("=") for word in body.rstrip("} ").split(",") if word.strip()]
-    return make_pass(classes[name], {key.strip(): value.strip() for key, _, value in words})
+    return make_pass(classes[name], dict(options))
 
 
 def parse_passes(text: str, catalogue: Iterable[type[_Pass]]) -> list[_Pass]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qcompiler.errors import InputError, QCompilerError, SpecError
 from qcompiler.ir.program import Program
+from qcompiler.notebook import table
 from qcompiler.spec import QuantSpec
 
 VERSION = 1
@@ -74,6 +75,14 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.scheme} of {len(self.assignments)} operators for {self.target}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, item.kernel, ", ".join(f"{argument} {spec}" for argument, spec in item.inputs.items()))
+            for name, item in self.assignments.items()
+        ]
+        rows += [(name, "float", reason) for name, reason in self.refusals.items()]
+        return table(str(self), ("node", "kernel", "formats, or why none"), rows, len(rows))
 
     def to_json(self) -> dict[str, object]:
         """Plain data; `from_json` inverts it."""

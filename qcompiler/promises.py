@@ -11,11 +11,12 @@ from pathlib import Path
 from qcompiler.clocks import Clocks
 from qcompiler.cost import Device, LatencyTable, summary
 from qcompiler.data import sample_inputs
+from qcompiler.errors import UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.job import Job
 from qcompiler.lone_layers import Bench
-from qcompiler.passes.allocate import MixedPrecision
+from qcompiler.passes.allocate import MixedPrecision, UsePlan
 from qcompiler.passes.allocate.costs import planned_bytes
 from qcompiler.passes.allocate.mixed import LEFT_IN_FLOAT
 from qcompiler.pipeline import Context, Pass, Step, run_passes
@@ -106,6 +107,10 @@ def measured_table(
     checked = [
         Checked(name, table.correction(total), measured) for name, (total, measured) in zip(chosen, times, strict=True)
     ]
+    if table.correction.dropped:
+        worst = sorted(checked, key=lambda plan: abs(plan.error))[-table.correction.dropped :]
+        told = ", ".join(f"{plan.name} ({1e3 * plan.measured:.4g} ms, {plan.error:+.0%} predicted)" for plan in worst)
+        job.log(f"left out of the correction: {told}")
     return table, checked
 
 
@@ -187,14 +192,16 @@ def latency_report(outcome: Outcome, folder: Path) -> LatencyReport | None:
         outcome: of the job.
         folder: with the emitted files.
     """
-    allocation = next((pass_ for pass_ in outcome.job.passes if isinstance(pass_, MixedPrecision)), None)
-    program, target = outcome.allocated, outcome.job.target
-    if allocation is None or program is None or not (allocation.latency or allocation.minimise == "latency"):
+    allocation = next((pass_ for pass_ in outcome.job.passes if isinstance(pass_, MixedPrecision | UsePlan)), None)
+    program, target = outcome.allocated or outcome.canonical, outcome.job.target
+    budget = None if allocation is None else allocation.budget
+    sought = isinstance(allocation, MixedPrecision) and allocation.minimise == "latency"
+    if allocation is None or budget is None or not (budget.latency or sought):
         return None
     predictor = allocation.predictor(program, target)
     plan = {node.name: assigned for node in program.nodes if (assigned := _assigned(node)) is not None}
     reference = predictor.seconds({})
-    limit = allocation.budget.resolve("latency", reference)
+    limit = budget.resolve("latency", reference)
     source, table = predictor.described(), predictor.table
     if table is not None and table.device != _device(target, table.device.threads):
         source += f"; which is not where this ran: {_device(target) or 'a machine that cannot time the target'}"
@@ -207,7 +214,29 @@ def latency_report(outcome: Outcome, folder: Path) -> LatencyReport | None:
         bench.emit(program, {}, Path(place) / "float")
         folders, sample = [Path(place) / "float", folder], sample_inputs(program)
         whole, made = (summary(taken)[0] for taken in clocks.calls(folders, [sample] * 2, 1, bench.runs))
-    return replace(found, measured=made, float_measured=whole)
+    # Without a table a part of what float takes is a part of what it was measured to take.
+    limit = limit if table is not None else budget.resolve("latency", whole)
+    return replace(found, limit=limit, measured=made, float_measured=whole)
+
+
+def layer_seconds(outcome: Outcome) -> tuple[dict[str, float], str]:
+    """Predicted seconds of each operator of the canonical program, and where they come from; nothing without peaks.
+
+    Args:
+        outcome: of the job; its allocation's table of latencies counts where it has one.
+    """
+    target = outcome.job.target
+    allocation = next((pass_ for pass_ in outcome.job.passes if isinstance(pass_, MixedPrecision)), MixedPrecision())
+    try:
+        predictor = allocation.predictor(outcome.canonical, target)
+    except UnsupportedError:
+        return {}, ""
+    plan = {
+        node.name: assigned
+        for node in outcome.quantized.nodes
+        if node.name in predictor.nodes and (assigned := _assigned(node)) is not None
+    }
+    return predictor.each(plan), predictor.described()
 
 
 def with_latency(report: Report, latency: LatencyReport | None) -> Report:

@@ -1,14 +1,14 @@
 """What ships, without the runtime that runs it: a lowered program by the meanings of its kernels.
 
 Every kernel's meaning states its rounding, its accumulator, how it requantizes and what it quantizes at run time, so
-that integers are those of the device; operators that stay in float are torch's, a few roundings away from another
-library's.
+that integers are those of the device. Operators that stay in float are those of the device too where its backend
+says in which order it adds up and rounds; else they are torch's, a few roundings away from another library's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ Simulation = Literal["quantized", "deployed"]
 Meanings = Mapping[str, Callable[..., object]]
 
 
+@runtime_checkable
+class FloatMeanings(Protocol):
+    """A backend that knows in which order its runtime computes operators that stay in float."""
+
+    def float_meanings(self) -> Meanings:
+        """What they compute, to the bit, by operator; and kernels that stay in float, by name."""
+        ...
+
+
 def simulation(
     program: Program,
     meanings: Mapping[str, KernelMeaning],
@@ -32,7 +41,7 @@ def simulation(
 
     Args:
         program: at stage lowered.
-        meanings: of the target's kernels, by name.
+        meanings: of the target's kernels, by name, and of operators that it computes in an order of its own.
         observe: called with every operator node that yields one tensor, and its value; kernels yield codes.
         observed: names of the nodes to show; all when None.
     """

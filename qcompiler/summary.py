@@ -67,21 +67,11 @@ def summarize(
     measured = measure_layers(canonical, quantized, few, samples=inside)
     references = measured.references if inside == samples else float_results(canonical, few)
     by_name = {audit.name: audit for audit in audits}
-    sources = {node.name: node for node in canonical.nodes}
-    layers = [
-        layer_report(
-            canonical, node, sources.get(node.name), by_name.get(node.name), measured.layers.get(node.name), target
-        )
-        for node in quantized.nodes
-        if not runs_regions(node.target)
-        and ("assignment" in node.meta or "refusal" in node.meta or node.name in by_name)
-    ]
-    layers += [row for node in quantized.nodes for row in inner_reports(node)]
     return Report(
         model=canonical.name,
         target=target.name,
         recipe=recipe,
-        layers=tuple(layers),
+        layers=layer_reports(canonical, quantized, by_name, measured.layers, target),
         sqnr_db=deployed_sqnr_db(references, runner, few),
         float_bytes=float_bytes,
         quantized_bytes=sum(path.stat().st_size for path in files),
@@ -146,6 +136,24 @@ def simulated_line(canonical: Program, ships: Runner, batches: Sequence[Batch], 
     found = deployed_sqnr_db(float_results(canonical, few), ships, few)
     told = ["none" if value is None else f"{value:.2f} dB" for value in (found, real)]
     return f"output SQNR by the meanings of the kernels that ship: {told[0]}; of the files as they ran: {told[1]}"
+
+
+def layer_reports(
+    canonical: Program,
+    quantized: Program,
+    audits: Mapping[str, LayerAudit],
+    errors: Mapping[str, LayerError],
+    target: Target,
+) -> tuple[LayerReport, ...]:
+    """All layers of a program: what was asked, what runs and how far off they are, where that is known."""
+    sources = {node.name: node for node in canonical.nodes}
+    layers = [
+        layer_report(canonical, node, sources.get(node.name), audits.get(node.name), errors.get(node.name), target)
+        for node in quantized.nodes
+        if not runs_regions(node.target)
+        and ("assignment" in node.meta or "refusal" in node.meta or node.name in audits)
+    ]
+    return (*layers, *(row for node in quantized.nodes for row in inner_reports(node)))
 
 
 def layer_report(

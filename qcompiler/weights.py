@@ -28,7 +28,9 @@ WEIGHT_FILE = "weights.safetensors"
 _SHARED = "shared"
 
 
-def write_program(program: Program, folder: Path) -> tuple[str, ...]:
+def write_program(
+    program: Program, folder: Path, text_file: str = PROGRAM_FILE, weight_file: str = WEIGHT_FILE
+) -> tuple[str, ...]:
     """Writes text and weights of a program of any stage; returns the names of the files.
 
     Parameters that hold codes are stored packed, equal ones once; every other one in its dtype. A handful of
@@ -58,26 +60,26 @@ def write_program(program: Program, folder: Path) -> tuple[str, ...]:
             stored[name] = packed.clone() if packed.data_ptr() == value.data_ptr() else packed
         else:
             shared[name] = first
-    (folder / PROGRAM_FILE).write_text(print_program(written), encoding="utf-8")
-    path = folder / WEIGHT_FILE
+    (folder / text_file).write_text(print_program(written), encoding="utf-8")
+    path = folder / weight_file
     try:
         save_file(stored, path, metadata={_SHARED: json.dumps(shared, sort_keys=True)})
     except SafetensorError as error:
         raise system_error(error, path) from error
     # The library writes for the owner's eyes only; the folder says who may read an artefact.
     path.chmod(folder.stat().st_mode & 0o666)
-    return PROGRAM_FILE, WEIGHT_FILE
+    return text_file, weight_file
 
 
-def read_program(folder: Path) -> Program:
+def read_program(folder: Path, text_file: str = PROGRAM_FILE, weight_file: str = WEIGHT_FILE) -> Program:
     """Reads what `write_program` wrote; never unpickles.
 
     Raises:
         InputError: when a file is missing, unreadable, or not the one that was written.
     """
     try:
-        program = parse_program((folder / PROGRAM_FILE).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHT_FILE, framework="pt") as file:
+        program = parse_program((folder / text_file).read_text(encoding="utf-8"))
+        with safe_open(folder / weight_file, framework="pt") as file:
             shared = json.loads((file.metadata() or {}).get(_SHARED, "{}"))
             present = set(file.keys())
             weights = {

@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bless", action="store_true", help="rewrite the expected halves of tests/golden/**/*.qir")
+    parser.addoption("--bless", action="store_true", help="rewrite what golden files and the documentation show")
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def slices(method: str, weight: Tensor, spec: QuantSpec, moment: Tensor | None =
 
 @pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 1000), columns=st.integers(17, 40))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 def test_the_mean_width_stays_and_the_error_does_not_grow(method: str, seed: int, columns: int) -> None:
     weight = uneven(seed)[:, :columns]
     rows = noise(64, columns, seed=seed + 1) * torch.linspace(0.2, 3, columns)
@@ -118,7 +118,7 @@ def test_segments_are_runs_of_one_width_and_read_back() -> None:
     assert QuantSpec.parse(str(spec)) == spec
     assert spec is not None
     assert spec.numbers == "int2+int3+int4"
-    assert bits_per_element(spec, (20, 40)) == bits_per_element(COLUMNS, (20, 40))
+    assert bits_per_element(spec, (20, 40)) == pytest.approx(bits_per_element(COLUMNS, (20, 40)) + 4 * 32 / 800)
     assert with_widths(found, [3] * 5) is None
 
 
@@ -148,7 +148,11 @@ def test_options_inside_stand_behind_the_plain_ones() -> None:
     assert "w3a16+waterfill" in names
     assert found.uniform("w3a16") == plain.uniform("w3a16")
     bits = AverageBits().measure(program, found.units, context).table[0]
-    assert bits[names.index("w3a16+waterfill")] == pytest.approx(bits[1], rel=0.01)
+    (uneven_one,) = found.units[0].options[names.index("w3a16+waterfill")].assignments.values()
+    parts = uneven_one.inputs["weight"].parts
+    assert parts is not None
+    runs = 32 * len(parts.segments) / (4 * 32 * 32 + 8 * 32)
+    assert bits[names.index("w3a16+waterfill")] == pytest.approx(bits[1] + runs, rel=0.01)
     products = BitOperations().measure(program, found.units, context).table[0]
     assert products[names.index("w3a16+waterfill")] == pytest.approx(products[1])
 

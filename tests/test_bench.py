@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcompiler.backends.onnx.timing import calls_of, parts_of
+from qcompiler.backends.onnx.timing import calls_of, parts_of, scaled
 from qcompiler.cli.app import run
+from qcompiler.clocks import Times
 from qcompiler.cost import LatencyTable
 
 MODULE = """
@@ -85,6 +86,16 @@ def test_a_profile_is_read_call_by_call() -> None:
     calls = calls_of([kernel("Conv", 4), kernel("Relu", 1), end, kernel("Conv", 5), end])
     assert [[kind for kind, _ in call] for call in calls] == [["Conv", "Relu"], ["Conv"]]
     assert calls[0][0][1] == pytest.approx(4.5e-6)
+
+
+def test_interrupted_calls_do_not_change_how_a_layer_divides() -> None:
+    quiet: Times = {"enter": 1e-5, "layout in": 0.0, "operator": 8e-5, "layout out": 0.0, "leave": 1e-5}
+    long_operator: Times = {**quiet, "operator": 9e-3}
+    long_leave: Times = {**quiet, "leave": 4e-3}
+    calls: list[Times] = [quiet, quiet, quiet, *[long_operator, long_leave] * 3]
+    for parts in scaled(calls, 2e-4):
+        assert parts["operator"] == pytest.approx(1.6e-4)
+        assert parts["leave"] == pytest.approx(2e-5)
 
 
 def test_what_is_around_a_layer_is_no_part_of_it() -> None:

@@ -216,6 +216,29 @@ def test_latency_is_measured_limited_and_told() -> None:
     assert Report.from_dict(older).latency is None
 
 
+def test_a_plan_is_replayed_under_a_limit_of_latency(tmp_path: Path) -> None:
+    data = [(torch.randn(1, 16, 16, 16),)]
+    LatencyTable(Device(target="onnxruntime", processor="any")).save(tmp_path / "table.json")
+    passes = [CONVOLUTIONS[0].replace("}", f", latencies={tmp_path}/table.json}}"), *CONVOLUTIONS[1:]]
+    first = qcompiler.compile(convolutions(), calibration=data, recipe=Recipe.of("t", passes), budget=Budget(latency=1))
+    for recipe in (Recipe.of("t", passes), Recipe.of("t", CONVOLUTIONS)):
+        again = qcompiler.compile(
+            convolutions(), calibration=data, recipe=recipe, budget=Budget(latency="9x"), plan=first.plan
+        )
+        latency = again.report.latency
+        assert latency is not None
+        assert latency.measured is not None
+        assert latency.limit is not None
+    with pytest.raises(InputError, match="the budget allows latency 1e-09"):
+        qcompiler.compile(
+            convolutions(),
+            calibration=data,
+            recipe=Recipe.of("t", passes),
+            budget=Budget(latency=1e-9),
+            plan=first.plan,
+        )
+
+
 def test_a_table_of_another_machine_is_told(tmp_path: Path) -> None:
     table = LatencyTable(Device(target="onnxruntime", processor="a machine far away"))
     table.save(tmp_path / "table.json")

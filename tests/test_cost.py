@@ -144,6 +144,21 @@ def test_sums_that_are_alike_fit_a_slope_alone() -> None:
         fit([], [])
 
 
+def test_one_trapped_plan_does_not_spoil_the_line() -> None:
+    sums = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
+    times = [1.1 * total for total in sums]
+    line = fit(sums, [*times[:2], 3 * times[2], *times[3:]])
+    assert line.slope == pytest.approx(1.1)
+    assert line.intercept == pytest.approx(0, abs=1e-9)
+    assert (line.plans, line.dropped) == (4, 1)
+    assert line.error < 1e-6
+
+
+def test_plans_that_agree_on_no_line_are_all_kept() -> None:
+    line = fit([1e-3, 1e-3, 1e-3, 1e-3], [1e-3, 2e-3, 4e-3, 8e-3])
+    assert (line.plans, line.dropped) == (4, 0)
+
+
 def test_a_roofline_is_the_slower_of_compute_and_memory() -> None:
     device = Roofline(operations={8: 1e12, 32: 1e11}, bandwidth=1e10, overhead=1e-6)
     assert device.seconds(1e9, 32, 0) == pytest.approx(1e-2 + 1e-6)

@@ -227,6 +227,4 @@ def test_model_explorer_edges_lead_to_nodes_that_are_there(kept: Path, capsys: p
 
 
 def test_the_page_is_that_of_an_artefact(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert dumped(capsys, made[0], "--format", "html").startswith("<!")
-    assert run(["dump", str(made[1]), "--format", "html"]) == 1
-    assert "artefact" in capsys.readouterr().err
+    assert dumped(capsys, made[0], "--format", "html").strip() == (made[0] / "report.html").read_text().strip()

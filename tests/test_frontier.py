@@ -11,11 +11,11 @@ from qcompiler.compiler import build
 from qcompiler.errors import InputError, SpecError
 from qcompiler.frontier import Frontier, Point
 from qcompiler.job import drawing
+from qcompiler.page import html
 from qcompiler.passes.allocate.frontier import Axes, pareto
 from qcompiler.passes.allocate.problem import Option, Problem, Unit
 from qcompiler.report import Report
 from qcompiler.report.frontier import svg
-from qcompiler.report.page import html
 from tests.allocate_models import WEIGHTS, job_of
 
 LOSSES = [[0.0, 1.0, 5.0], [0.0, 2.0, 3.0], [0.0, 0.5, 9.0]]

@@ -17,6 +17,7 @@ from qcompiler.backends.onnx.legal import RULES
 from qcompiler.backends.onnx.legalise import legalise, legalise_file
 from qcompiler.backends.onnx.matrix.patterns import Pattern, patterns
 from qcompiler.backends.onnx.matrix.sketch import Sketch, codes
+from qcompiler.backends.onnx.realised import code_readers, optimized_graph
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.errors import InputError
 
@@ -142,6 +143,46 @@ def test_a_bias_on_another_scale_is_requantized(tmp_path, body: Callable[[Sketch
     (found,) = open_session(after.SerializeToString(), threads=1).inner.run(None, feed)
     (wanted,) = meant.run(None, feed)
     assert np.abs(np.asarray(wanted) - np.asarray(found)).max() <= STEP * 1.001
+
+
+def integer_gemm(g: Sketch) -> str:
+    x = g.pair(g.input((4, 16)), "u8")
+    grid = [g.constant(np.full(8, 0.01)), g.constant(np.zeros(8), "s8")]
+    w = g.op("DequantizeLinear", [g.constant(codes((16, 8), "s8"), "s8"), *grid], {"axis": 1})
+    scale = g.constant(np.full(8, np.float32(0.01) * np.float32(STEP)))
+    bias = g.op("DequantizeLinear", [g.constant(np.full(8, 100), "s32"), scale], {"axis": 0})
+    return g.op("Gemm", [x, w, bias])
+
+
+@pytest.mark.parametrize(("kind", "code_bound"), [("Relu", False), ("Tanh", False), ("Relu", True)])
+def test_a_float_activation_does_not_swallow_an_integer_gemm(kind, code_bound):
+    def body(g: Sketch) -> list[str]:
+        result = g.op(kind, [integer_gemm(g)])
+        return [g.op("Neg", [g.pair(result, "u8") if code_bound else result])]
+
+    before = Pattern("activation", body).model()
+    after, rules = legalised(before)
+    running = {node.op_type for node in optimized_graph(after.SerializeToString()).node}
+    assert "QGemm" in running
+    assert not running & {"FusedGemm", "Gemm"}
+    if not code_bound:
+        assert "part_from_activation" in rules
+        assert np.abs(run(before)[0] - run(after)[0]).max() <= STEP * 1.001
+
+
+def test_a_pool_in_float_stays_in_front_of_its_quantizer():
+    def body(g: Sketch) -> list[str]:
+        pooled = g.op("MaxPool", [g.op("Abs", [g.input((1, 4, 8, 8))])], {"kernel_shape": [2, 2], "strides": [2, 2]})
+        return [g.op("Neg", [g.pair(pooled, "u8")])]
+
+    before = Pattern("pool", body).model()
+    after, rules = legalised(before)
+    assert rules == ["pool_reals"]
+    for model, in_float in ((before, False), (after, True)):
+        running = optimized_graph(model.SerializeToString())
+        (pool,) = (node for node in running.node if node.op_type == "MaxPool")
+        assert (pool.name not in code_readers(running)) == in_float
+    assert np.array_equal(run(before)[0], run(after)[0])
 
 
 def test_float_weights_behind_a_quantizer_are_stored_as_codes():

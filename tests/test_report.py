@@ -2,26 +2,21 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Error, Page, sync_playwright
 from rich.console import Console
 
 from qcompiler.errors import InputError
 from qcompiler.ir.parse import parse_program
+from qcompiler.page import html
 from qcompiler.pipeline import Step
-from qcompiler.report import LayerReport, Report, html
+from qcompiler.report import LayerReport, Report
 from qcompiler.report.symmetry import GroupReport, SymmetryReport, symmetry_report
 from qcompiler.report.words import db_text, ratio_text, seconds_text, size_text
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def make_layer(index: int) -> LayerReport:
@@ -257,7 +252,6 @@ def test_a_layer_kept_in_float_is_no_fallback_and_says_why() -> None:
     assert report.fallbacks == ()
     assert "in float: up: no kernel" in str(report)
     assert "!" not in str(report)
-    assert '<span class="tag fallen">' not in html(report)
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.814, "3.81x smaller"), (0.5, "2.00x larger")])
@@ -272,104 +266,3 @@ def test_names_are_never_read_as_markup() -> None:
     printed = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert "[bold]x[/nonsense]" in printed
     assert "[red]why" in printed
-
-
-# -- page --------------------------------------------------------------------------------------------------------
-
-
-def test_page_escapes_every_name() -> None:
-    evil = '"><script>alert(1)</script>'
-    layer = LayerReport(evil, evil, evil, evil, evil, evil, reason=evil, mend=evil)
-    report = Report(evil, evil, evil, (layer,), warnings=(evil,), versions={evil: evil})
-    page = html(replace(report, steps=(Step(1, evil, 0, 0.1, 1),)))
-    assert "<script>alert" not in page
-    assert page.count("<script>") == 1
-
-
-def test_page_asks_for_nothing_from_outside() -> None:
-    page = html(make_report())
-    assert not re.search(r"https?://|@import|url\(", page)
-    assert "default-src 'none'" in page
-
-
-def test_page_of_an_empty_report_is_whole() -> None:
-    assert html(Report("m", "t", "r")).rstrip().endswith("</html>")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip("no Chromium in /usr/bin")
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        except Error as error:
-            pytest.skip(f"Chromium does not start: {error.message.splitlines()[0]}")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The report of 300 layers; what the console says is kept on the page's own list."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(html(make_report(300)), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(10_000)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
-    page.goto(path.as_uri())
-    assert said == []
-    yield page
-    assert said == []
-    page.close()
-
-
-def column(page: Page, index: int) -> list[str]:
-    cells = page.locator(f"#layers tbody tr td:nth-child({index})")
-    return cells.evaluate_all("cells => cells.map(cell => cell.dataset.key)")
-
-
-def test_page_lists_every_layer_in_order(page: Page) -> None:
-    assert column(page, 9) == [str(number) for number in range(1, 301)]
-    assert page.locator("#fallbacks .note").count() == 1
-    assert page.locator("#fallbacks .soft code").count() == 6
-
-
-def test_click_sorts_by_number_both_ways(page: Page) -> None:
-    heading = page.get_by_role("button", name="SQNR", exact=True)
-    heading.click()
-    up = [float(value) for value in column(page, 3)]
-    heading.click()
-    down = [float(value) for value in column(page, 3)]
-    assert up == sorted(up)
-    assert down == sorted(down, reverse=True)
-    assert page.locator("#layers th[aria-sort]").get_attribute("aria-sort") == "descending"
-
-
-def test_click_sorts_names_naturally(page: Page) -> None:
-    page.get_by_role("button", name="Layer", exact=True).click()
-    assert column(page, 1)[:9:4] == [f"blocks.{index}.attention.projection_0" for index in range(3)]
-    page.get_by_role("button", name="Order", exact=True).click()
-    assert column(page, 9)[0] == "1"
-
-
-def test_bars_are_as_long_as_their_numbers(page: Page) -> None:
-    widths = page.locator("#layers tbody tr td:nth-child(4) i").evaluate_all(
-        "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
-    )
-    shares = [float(value) for value in column(page, 4)]
-    assert widths == pytest.approx([share / max(shares) for share in shares], abs=0.02)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_the_screen(page: Page, width: int, scheme: str) -> None:
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
-    assert (brightness < 80) == (scheme == "dark")

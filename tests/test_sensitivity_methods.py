@@ -99,6 +99,14 @@ def test_random_signs_find_the_trace_and_powers_the_eigenvalue() -> None:
         assert top == pytest.approx(float(torch.linalg.eigvalsh(exact)[-1]), rel=0.05)
 
 
+def test_the_largest_eigenvalue_is_not_the_one_of_largest_size() -> None:
+    leaf = torch.zeros(4, requires_grad=True)
+    (first,) = torch.autograd.grad(
+        (leaf.square() * torch.tensor([-8.0, 3.0, 1.0, 0.5])).sum(), [leaf], create_graph=True
+    )
+    assert largest_eigenvalue([first], [leaf], 12, torch.Generator().manual_seed(0)) == pytest.approx(6.0, rel=1e-4)
+
+
 @pytest.mark.parametrize(("name", "tolerance"), [("gauss_newton(draws=24)", 0.35), ("fisher(draws=24)", 0.6)])
 def test_curvature_predicts_the_divergence_of_small_changes(name: str, tolerance: float) -> None:
     subject, units = residual(("w8a16", "w6a16"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -246,6 +247,15 @@ def test_labels_come_with_the_samples_and_are_cut_like_them() -> None:
     job = prepare(classifier(), "simulation", calibration=pairs, recipe=Recipe("none", ()))
     found = labels_of(job.batches, [list(job.batches[0]), [job.batches[1][0][:2]]])
     assert [None if label is None else label.tolist() for label in found] == [[3, 1, 2, 0], [1, 1]]
+
+
+def test_labels_come_from_a_data_file(tmp_path: Path) -> None:
+    classes = torch.arange(40) % 6
+    np.savez(tmp_path / "data.npz", input=noise(40, 32).numpy(), labels=classes.numpy())
+    job = prepare(classifier(), "simulation", calibration=tmp_path / "data.npz", recipe=Recipe("none", ()))
+    assert [len(batch[0]) for batch in job.batches] == [32, 8]
+    found = [label for label in labels_of(job.batches, list(job.batches)) if label is not None]
+    assert torch.equal(torch.cat(found), classes)
 
 
 def test_labels_decide_the_loss() -> None:

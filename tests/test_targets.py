@@ -15,6 +15,7 @@ from qcompiler.backends.reference import MEANINGS
 from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.errors import SpecError
 from qcompiler.ir.ops import op_target
+from qcompiler.job import backends
 from qcompiler.target import Kernel, Target
 from qcompiler.targets import load_target, target_names
 
@@ -109,3 +110,18 @@ def _written(folder: Path, text: str) -> Path:
     path = folder / "mine.yaml"
     path.write_text(text)
     return path
+
+
+def test_settings_in_braces_take_the_place_of_the_files() -> None:
+    known = backends()
+    target = load_target("onnxruntime{weight_only=fast, opset=17}", known)
+    assert target.settings["weight_only"] == "fast"
+    assert target.settings["opset"] == 17
+    assert target.settings["attention"] == load_target("onnxruntime", known).settings["attention"]
+    assert load_target(target.name, known) == target
+
+
+@pytest.mark.parametrize("text", ["onnxruntime{opset=17", "onnxruntime opset=17}"])
+def test_braces_of_a_target_must_match(text: str) -> None:
+    with pytest.raises(SpecError):
+        load_target(text, backends())

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from qcompiler.backends.onnx.ops import EMITTERS
 from qcompiler.backends.onnx.writer import write_model
-from qcompiler.compiler import trace
 from qcompiler.errors import QCompilerError, UnsupportedError
 from qcompiler.frontends.torch_whole import WHOLE
 from qcompiler.ir.ops import op_name
@@ -22,6 +21,7 @@ from qcompiler.passes.canonical import CANONICAL
 from qcompiler.passes.canonical.normalize import rules
 from qcompiler.pipeline import Context, run_passes
 from qcompiler.targets import load_target
+from qcompiler.tracer import trace
 from tests.onnx_tools import run_onnx
 
 CONTEXT = Context(load_target("onnxruntime", backends()))

@@ -11,7 +11,8 @@ import torch
 from qcompiler.backends.onnx.audit import audit
 from qcompiler.backends.onnx.guards import GUARDS
 from qcompiler.backends.onnx.kernels import kernel_emitters
-from qcompiler.backends.onnx.legal.results import ENGINE_RULES, RUNTIME_RULES
+from qcompiler.backends.onnx.legal import RUNTIME_RULES
+from qcompiler.backends.onnx.legal.results import ENGINE_RULES
 from qcompiler.backends.onnx.legalise import legalise
 from qcompiler.backends.onnx.lower import lower
 from qcompiler.backends.onnx.metadata import annotate
@@ -21,6 +22,7 @@ from qcompiler.backends.onnx.tensorrt import check_tensorrt
 from qcompiler.backends.onnx.timing import device_here, time_calls, time_parts
 from qcompiler.backends.onnx.writer import check_writable, save_model, write_model
 from qcompiler.backends.reference import MEANINGS
+from qcompiler.backends.reference.floats import FLOAT_MEANINGS
 from qcompiler.clocks import Times
 from qcompiler.cost import Device
 from qcompiler.errors import UnsupportedError
@@ -80,6 +82,10 @@ class OnnxBackend:
     def meanings(self) -> Mapping[str, Callable[..., object]]:
         """What each kernel computes."""
         return MEANINGS
+
+    def float_meanings(self) -> Mapping[str, Callable[..., object]]:
+        """What onnxruntime computes on this machine, on one thread, of operators that stay in float."""
+        return FLOAT_MEANINGS
 
     def runner(self, folder: Path) -> Runner:
         """Runs `model.onnx` with onnxruntime: flat inputs in the order of the file to flat results.

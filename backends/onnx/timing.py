@@ -31,6 +31,8 @@ _FEATURES = ("asimddp", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"
 _LAYOUTS = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _Call = tuple[Session, Mapping[str, np.ndarray]]
+_QUIET = 3
+"""One call of so many is quick enough to be told of."""
 _TICK = 1e-6
 """Times of a profile are whole ticks, rounded down: half a tick is missing on average."""
 
@@ -80,13 +82,23 @@ def time_parts(
         profiles = [Path(session.inner.end_profiling()).read_text() for session, _ in profiled]
     alone, *whole = [summary(seconds[WARM_UP:])[0] for seconds in taken]
     divided = [[parts_of(call) for call in calls_of(json.loads(text))[-runs:]] for text in profiles]
-    return [_scaled(calls, max(seconds - alone, 0.0)) for calls, seconds in zip(divided, whole, strict=True)]
+    # Nothing takes less than the smallest kernel, which is in the call of a file that does next to nothing.
+    return [scaled(calls, max(seconds - alone, 0.0) + _TICK) for calls, seconds in zip(divided, whole, strict=True)]
 
 
-def _scaled(calls: Sequence[Times], whole: float) -> list[Times]:
-    """The parts of each call, which shall take `whole` seconds in the middle."""
-    factor = whole / max(summary([sum(call.values()) for call in calls])[0], _TICK)
-    return [{part: seconds * factor for part, seconds in call.items()} for call in calls]
+def scaled(calls: Sequence[Times], whole: float) -> list[Times]:
+    """The parts of the quickest calls, which shall take `whole` seconds in the middle.
+
+    Args:
+        calls: of one layer, as its profile tells.
+        whole: seconds of a call without a profile.
+
+    A profile tells of time on the wall: on a busy machine other processes interrupt most of the long calls, and what
+    they take is ascribed to whichever kernel was running. The quickest calls were not interrupted.
+    """
+    quiet = sorted(calls, key=lambda call: sum(call.values()))[: -(-len(calls) // _QUIET)]
+    factor = whole / max(summary([sum(call.values()) for call in quiet])[0], _TICK)
+    return [{part: seconds * factor for part, seconds in call.items()} for call in quiet]
 
 
 def _in_turns(calls: Sequence[_Call], threads: int, rounds: int) -> list[list[float]]:

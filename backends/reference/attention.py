@@ -24,7 +24,7 @@ def attention(
     Shapes: query [B, L, H * E], key [B, S, G * E], value [B, S, G * F], mask broadcast to [B, H, L, S] -> [B, L, H * F]
     in the dtype of the query.
     """
-    q, k, v = _cut(query, query_heads), _cut(key, key_heads), _cut(value, key_heads)
+    q, k, v = cut(query, query_heads), cut(key, key_heads), cut(value, key_heads)
     shared = query_heads != key_heads
     mixed = scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=shared)
     return mixed.transpose(1, 2).flatten(2)
@@ -35,10 +35,11 @@ def rotary(source: Tensor, cos: Tensor, sin: Tensor, *, op: str, heads: int) -> 
 
     Shapes: source [B, T, H * E], cos and sin broadcast to [B, H, T, E] -> [B, T, H * E] in the dtype of the source.
     """
-    x = _cut(source, heads)
+    x = cut(source, heads)
     low, high = x.chunk(2, -1)
     return (x * cos + torch.cat([-high, low], -1) * sin).transpose(1, 2).flatten(2)
 
 
-def _cut(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def cut(x: Tensor, count: int) -> Tensor:
+    """Heads side by side in the last axis, [B, T, H * E] -> [B, H, T, E]."""
+    return x.unflatten(-1, (count, -1)).transpose(1, 2)

@@ -96,8 +96,19 @@ SEMANTICS: Mapping[str, Semantics] = {
     ),
     "global_mean": _summed("clip(round(float(sum (qx - zx)) * (sx / (sy * count))) + zy)"),
     "average_pool": Semantics("clip(round(mean((qx - zx) * sx) / sy + zy)), summed row by row", "float32"),
-    "attention": Semantics("softmax(q k^T scale + mask) v", "float32", agreement="float operators"),
-    "rotary": Semantics("x * cos + rotated(x) * sin", agreement="float operators"),
+    "attention": Semantics(
+        "softmax(q k^T scale + mask) v",
+        "float32",
+        fused=True,
+        note="every element is equal in a simulation of what ships (`backends.reference.floats`), on one thread; the "
+        "softmax adds up in 16 lanes with AVX-512, in 8 with AVX2; elsewhere it is torch's, a few roundings away",
+        agreement="float operators",
+    ),
+    "rotary": Semantics(
+        "x * cos + rotated(x) * sin",
+        agreement="float operators",
+        note="in a simulation of what ships fma(low, cos, -(high * sin)) and fma(low, sin, high * cos): every element",
+    ),
     "carry": _MOVED,
     "resize": _MOVED,
     "limit": Semantics("clip(qx, code of the lower bound, code of the upper bound)"),

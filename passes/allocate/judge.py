@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
 
 from qcompiler.errors import InputError
 from qcompiler.passes.allocate.deployed import Tries
-from qcompiler.passes.allocate.harm import divergence, relative_error
+from qcompiler.passes.allocate.harm import divergences, errors
 from qcompiler.passes.allocate.problem import LOSS, Problem, Solution
 from qcompiler.passes.allocate.sensitivity import judged_by
 from qcompiler.passes.allocate.solvers import Solver
+from qcompiler.passes.allocate.time_ranges import Ranges
 from qcompiler.passes.allocate.units import Offer
 
 _ROUNDS = 8
 _FLATTEST = 1e-4
 """The least predicted loss that is tried, as a part of the largest."""
 Choice = tuple[int, ...]
+Balance = Literal["worst", "mean"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,15 @@ class Judge:
         trial: of the program; None without data, then the predicted loss counts.
         sensitivity: name of what filled the loss table; those of distributions are judged by divergence, all others
             by squared error.
+        ranges: of an input that plans are judged by; None judges by the mean of all samples.
+        balance: the worst range counts, or the mean of the ranges.
     """
 
     offered: Offer
     trial: Tries | None
     sensitivity: str
+    ranges: Ranges | None = None
+    balance: Balance = "worst"
 
     @property
     def by_divergence(self) -> bool:
@@ -45,17 +54,18 @@ class Judge:
         """What `harm` is."""
         if self.trial is None:
             return "predicted loss"
-        return "divergence of the results" if self.by_divergence else "error of the results"
+        kind = "divergence of the results" if self.by_divergence else "error of the results"
+        return kind if self.ranges is None else f"{kind} ({self.balance} range)"
 
     def harm(self, problem: Problem, choice: Choice) -> float:
         """Of a whole plan: measured where there is data, else predicted."""
         if self.trial is None:
             return problem.used(choice, LOSS)
         results = self.trial.results(self.offered.plan(choice))
-        return divergence(results) if self.by_divergence else relative_error(results)
+        return self._whole(divergences(results) if self.by_divergence else errors(results))
 
     def drop(self, choice: Choice) -> float:
-        """The squared error of the results as a part of their square.
+        """The squared error of the results as a part of their square, of ranges as they are balanced.
 
         Raises:
             InputError: without data.
@@ -64,7 +74,21 @@ class Judge:
             raise InputError(
                 "max_drop is measured on real samples, and there is no calibration data", mend="pass calibration=..."
             )
-        return relative_error(self.trial.results(self.offered.plan(choice)))
+        return self._whole(errors(self.trial.results(self.offered.plan(choice))))
+
+    def by_range(self, choice: Choice) -> str:
+        """A line about the harm of each range; empty without ranges or data."""
+        if self.trial is None or self.ranges is None:
+            return ""
+        results = self.trial.results(self.offered.plan(choice))
+        return f"{self.kind}, " + self.ranges.describe(divergences(results) if self.by_divergence else errors(results))
+
+    def _whole(self, harms: Tensor) -> float:
+        """One number for the harms of samples."""
+        if self.ranges is None:
+            return float(harms.mean())
+        parts = self.ranges.by_range(harms)
+        return max(parts) if self.balance == "worst" else math.fsum(parts) / len(parts)
 
     def plans(self) -> Mapping[str, Choice]:
         """The uniform plans, by scheme."""

@@ -121,6 +121,8 @@ def settled(
     others = replace(problem, limits={name: most for name, most in problem.limits.items() if name != RESOURCE})
     for name, choice in judge.uniform(others).items():
         tried.setdefault(choice, f"uniform {name} is taken: no mixed plan that keeps the limits is better")
+        quicker = _quicker(others, latency, choice)
+        tried.setdefault(quicker, f"uniform {name} is taken with every change that makes it faster")
     taken = {choice: latency.seconds(choice) for choice in tried}
     kept = [choice for choice, seconds in taken.items() if seconds <= limit * (1 + TOLERANCE)]
     if not kept:
@@ -132,6 +134,20 @@ def settled(
     best = min(kept, key=lambda choice: judge.harm(problem, choice))
     log(f"latency {taken[best]:.4g} s of {limit:.4g} s, {latency.predictor.described()}")
     return best, tried[best]
+
+
+def _quicker(problem: Problem, latency: Latency, choice: Choice) -> Choice:
+    """A choice after every change of one unit that makes the whole faster and keeps the limits, one after another.
+
+    Tables add up what three and more units save together wrongly; this needs none.
+    """
+    least = latency.seconds(choice)
+    for place, unit in enumerate(problem.units):
+        for option in range(len(unit.options) if unit.pinned is None else 0):
+            changed = (*choice[:place], option, *choice[place + 1 :])
+            if changed != choice and latency.seconds(changed) < least * (1 - TOLERANCE) and problem.feasible(changed):
+                choice, least = changed, latency.seconds(changed)
+    return choice
 
 
 def _with_latency(problem: Problem, costs: Costs) -> Problem:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from qcompiler.budget import Budget
@@ -20,10 +21,11 @@ from qcompiler.cost import LatencyTable
 from qcompiler.errors import SpecError, UnsupportedError
 from qcompiler.ir.program import Program, Stage
 from qcompiler.measure import limit_samples
+from qcompiler.passes.allocate.candidates import Candidates
 from qcompiler.passes.allocate.costs import COSTS, Size
 from qcompiler.passes.allocate.deployed import tried
 from qcompiler.passes.allocate.frontier import Axes, pareto
-from qcompiler.passes.allocate.judge import Judge
+from qcompiler.passes.allocate.judge import Balance, Judge
 from qcompiler.passes.allocate.latency import Latency, settled
 from qcompiler.passes.allocate.losses import labels_of, measure_losses
 from qcompiler.passes.allocate.measures import Cost, Costs
@@ -33,12 +35,13 @@ from qcompiler.passes.allocate.options import with_options
 from qcompiler.passes.allocate.peak_memory import RESOURCE as PEAK
 from qcompiler.passes.allocate.peak_memory import peak_memory
 from qcompiler.passes.allocate.predictor import Predictor
-from qcompiler.passes.allocate.problem import LOSS, Pair, Problem, Solution, Table
+from qcompiler.passes.allocate.problem import LOSS, Pair, Problem, Table
 from qcompiler.passes.allocate.sensitivity import read_terms
 from qcompiler.passes.allocate.sensitivity.method import Subject
 from qcompiler.passes.allocate.sensitivity.stability import stability
 from qcompiler.passes.allocate.sensitivity.synthetic import synthetic_batches
 from qcompiler.passes.allocate.solvers import SolverName, make_solver
+from qcompiler.passes.allocate.time_ranges import check_ranges, divide, mean_table
 from qcompiler.passes.allocate.uniform import kept_nodes
 from qcompiler.passes.allocate.units import FLOAT, Offer, offer, pin
 from qcompiler.pipeline import Annotates, Context, Promise
@@ -49,7 +52,7 @@ from qcompiler.target import Target
 
 LEFT_IN_FLOAT = "left in float by the allocation"
 DataName = Literal["calibration", "synthetic"]
-_TOLD = 4
+GroupBudgets = Literal["shared", "split"]
 _DEFAULT = "w8a16|w4a16g32|w3a16g32|w2a16g32"
 
 
@@ -65,6 +68,7 @@ class MixedPrecision:
             factors, `output + 0.5*ssim`, are brought to one scale and added.
         groups: sensitivity by pattern, such as `*conv*=output|*attention*=kl`: losses of each group are brought to one
             scale, and what the groups weigh against each other is tried on whole plans.
+        group_budgets: one budget is `shared` by all groups, or `split` in ratios that are tried on whole plans.
         solver: `milp`, `dynamic_program`, `greedy`, `one_shot` or `genetic`.
         size: most bytes of the parameters; see `Budget` for how limits are written.
         average_bits: most bits per weight.
@@ -74,7 +78,7 @@ class MixedPrecision:
         max_drop: largest error of the results; with it the size is minimised, or what `minimise` says.
         minimise: `loss`, or a resource when `max_drop` is given.
         keep: patterns of what stays in float, as of `assign`.
-        pin: scheme by pattern, such as `conv1=w8a16|head=float`.
+        pin: scheme, or any other option's name, by pattern, such as `conv1=w8a16|head=float`.
         edges: scheme of the first and the last unit.
         samples: most calibration samples that losses are measured on.
         candidates: how many best choices are tried as a whole; more than one needs the solver `milp`.
@@ -87,9 +91,14 @@ class MixedPrecision:
         latencies: path of a table that `qcompiler bench` wrote; without one latency is modelled by the target's peaks.
         table: such a table itself, instead of a path.
         overhead: bytes of the emitted files besides their parameters.
-        units: what is decided at once: `layer`, `segment` or `attention`.
+        units: what is decided at once: `layer`, `edge` (weights apart from what operators read, where kernels allow it;
+            `pin` and `edges` then speak of weights), `segment`, `block` (what is repeated in the network) or
+            `attention`.
         inside: further options with several widths inside a weight, `|` between them: `omq`, `waterfill`, `slim`,
-            `abmp`.
+            `abmp`; or with single elements kept in half precision: `gwq`.
+        outliers: share of the elements of a weight that `gwq` keeps.
+        ranges: losses by range of an input, such as `4 over timestep`; all ranges share one plan and its grids.
+        balance: the `worst` of the ranges counts, or their `mean`.
         simulate: whole plans are tried as `quantized` programs, or as they would be `deployed`, kernel by kernel.
         frontier: pictures for the report, such as `size` or `size:latency|average_bits`.
     """
@@ -97,6 +106,7 @@ class MixedPrecision:
     schemes: str = _DEFAULT
     sensitivity: str = "output"
     groups: str = ""
+    group_budgets: GroupBudgets = "shared"
     solver: SolverName = "milp"
     size: str = ""
     average_bits: str = ""
@@ -121,6 +131,9 @@ class MixedPrecision:
     overhead: float = 0.0
     units: UnitKind = "layer"
     inside: str = ""
+    outliers: float = 0.01
+    ranges: str = ""
+    balance: Balance = "worst"
     simulate: Simulation = "quantized"
     frontier: str = ""
     name: ClassVar[str] = "mixed_precision"
@@ -132,10 +145,15 @@ class MixedPrecision:
         self.budget.check_words()
         make_solver(self.solver, self.gap, self.seconds)
         Axes.parse(self.frontier)
+        check_ranges(self.ranges)
         for text in (self.sensitivity, *(kind for _, kind in _by_pattern(self.groups))):
             read_terms(text)
+        if self.group_budgets == "split" and not (self.groups and self.guard and not self.ranges and not self.max_drop):
+            raise SpecError("split budgets need groups and the guard, and go with no ranges and no max_drop")
         if self.data not in get_args(DataName):
             raise SpecError(f"there is no data '{self.data}'", mend=f"choose one of {', '.join(get_args(DataName))}")
+        if not 0 < self.outliers < 1:
+            raise SpecError(f"a share of {self.outliers} outliers", mend="choose it between 0 and 1; 0.01 is usual")
         if self.samples < 1:
             raise SpecError(f"{self.samples} samples", mend="losses are measured on one at least")
         if self.candidates < 1 or (self.candidates > 1 and self.solver != "milp"):
@@ -171,22 +189,25 @@ class MixedPrecision:
         subject = Subject(program, ctx, labels)
         offered = self.offered(program, ctx)
         measured = measure_losses(subject, offered.units, self.sensitivity, _by_pattern(self.groups), self.cache)
-        losses = measured.tables()
+        ranges = divide(program, ctx.batches, self.ranges)
+        draws = [partial(ranges.draw, number) for number in range(len(ranges.members))] if ranges else []
+        parts = [measured.tables(draw) for draw in draws]
+        losses = [mean_table(tables) for tables in zip(*parts, strict=True)] if parts else measured.tables()
+        apart = [tables[0] for tables in parts] if self.balance == "worst" else []
         problem = self._problem(program, offered, losses[0], ctx)
         trial = subject.trial if self.max_drop or (self.guard and ctx.batches) else None
-        judge = Judge(offered, trial and tried(trial, self.simulate, ctx), self.sensitivity)
+        judge = Judge(offered, trial and tried(trial, self.simulate, ctx), self.sensitivity, ranges, self.balance)
         solver = make_solver(self.solver, self.gap, self.seconds)
+        candidates = self._candidates(losses[1:], apart, measured.member, ctx)
         allowed = self.budget.resolve("max_drop", 1.0)
         if allowed is not None:
             resource = self.minimise if self.minimise not in ("", LOSS) else "size"
             choice, note = judge.least(problem, solver, resource, allowed)
         elif "latency" in problem.limits:
             latency = Latency(offered, self.predictor(program, ctx.target))
-            choice, note = settled(
-                problem, latency, judge, lambda near: self._chosen(near, judge, losses[1:], ctx), ctx.log
-            )
+            choice, note = settled(problem, latency, judge, lambda near: candidates.best(near, judge), ctx.log)
         else:
-            choice, note = self._chosen(problem, judge, losses[1:], ctx)
+            choice, note = candidates.best(problem, judge)
         if self.stability:
             solve = None if self.max_drop else lambda table: solver.solve(replace(problem, loss=table)).choice
             ctx.log(str(stability(lambda draw: measured.tables(draw)[0], solve, self.stability, ctx.seed)))
@@ -195,6 +216,8 @@ class MixedPrecision:
         _annotate(program, offered, choice)
         ctx.log(describe_choice(problem, choice))
         ctx.log(note)
+        if ranges is not None and trial is not None:
+            ctx.log(judge.by_range(choice))
         return program
 
     def predictor(self, program: Program, target: Target) -> Predictor:
@@ -207,15 +230,14 @@ class MixedPrecision:
         table = LatencyTable.load(self.latencies) if self.latencies else self.table
         return Predictor(program, table, target)
 
-    def _chosen(
-        self, problem: Problem, judge: Judge, losses: Sequence[Table], ctx: Context
-    ) -> tuple[tuple[int, ...], str]:
-        """The choice within the limits, and a line about it."""
-        solution = make_solver(self.solver, self.gap, self.seconds).solve(problem)
-        ctx.log(describe_solution(problem, solution))
-        if self.guard:
-            return judge.best(problem, self._candidates(problem, solution, losses))
-        return solution.choice, f"predicted loss {solution.used[LOSS]:.4g}"
+    def _candidates(
+        self, losses: Sequence[Table], apart: Sequence[Table], member: Sequence[int], ctx: Context
+    ) -> Candidates:
+        """What is tried against each other."""
+        following = Milp(self.gap, self.seconds) if self.candidates > 1 else None
+        solver = make_solver(self.solver, self.gap, self.seconds)
+        split = member if self.group_budgets == "split" else ()
+        return Candidates(solver, following, self.candidates, self.guard, losses, apart, split, ctx.log)
 
     def offered(self, program: Program, ctx: Context) -> Offer:
         """Units and options, the pinned ones too.
@@ -235,16 +257,22 @@ class MixedPrecision:
                 where="; ".join(sorted(set(found.refusals.values()))[:5]) or "the model has no operator with weights",
                 mend="offer other schemes; `qcompiler targets` lists what each target takes",
             )
-        found = with_options(found, [word.strip() for word in self.inside.split("|") if word.strip()], ctx)
+        if self.inside and found.split is not None:
+            raise SpecError("weights that are decided apart have one width", mend="use units=layer with inside")
+        methods = [word.strip() for word in self.inside.split("|") if word.strip()]
+        found = with_options(found, methods, ctx, self.outliers)
         units = found.units
         if self.edges:
-            ends = {units[0].name, units[-1].name}
-            units = pin(units, lambda unit: unit.name in ends, edge.name if edge is not None else FLOAT)
+            order = {node.name: place for place, node in enumerate(program.nodes)}
+            ranked = sorted((order[unit.nodes[0]], unit.name) for unit in units if unit.nodes)
+            ends = {ranked[0][1], ranked[-1][1]}
+            label = edge.name if edge is not None else FLOAT
+            units = pin(units, lambda unit: unit.name in ends, label, found.named)
+        named = {option.name for unit in units for option in unit.options}
         for pattern, text in _by_pattern(self.pin):
             names = {node.name for node in kept_nodes(program, pattern)}
-            scheme = read_scheme(text)
-            label = FLOAT if scheme is None else scheme.name
-            units = pin(units, lambda unit, names=names: bool(names & set(unit.nodes)), label)
+            label = text if text in named else _label(text)
+            units = pin(units, lambda unit, names=names: bool(names & set(unit.nodes)), label, found.named)
         return replace(found, units=units)
 
     def _problem(self, program: Program, offered: Offer, loss: Table, ctx: Context) -> Problem:
@@ -264,6 +292,8 @@ class MixedPrecision:
         """What is counted: bytes, what the budget limits, what is minimised. Peak memory is one row for each step."""
         known: dict[str, Cost] = {cost.resource: cost() for cost in COSTS} | {"size": Size(self.overhead)}
         if "latency" in (*self.budget.words, self.minimise) or "latency" in self.frontier:
+            if offered.split is not None:
+                raise UnsupportedError("no latency is known of a weight without its activation", mend="use units=layer")
             known["latency"] = Latency(offered, self.predictor(program, ctx.target))
         wanted = dict.fromkeys(["size", *(name for name in self.budget.words if name not in ("max_drop", PEAK))])
         if self.minimise and self.minimise != LOSS:
@@ -275,21 +305,8 @@ class MixedPrecision:
             raise UnsupportedError(
                 f"nothing tells what {unknown[0]} each option takes", mend=f"limit one of {', '.join([*known, PEAK])}"
             )
-        found = {name: known[name].measure(program, offered.units, ctx) for name in wanted}
+        found = {name: offered.spread(known[name].measure(program, offered.counted, ctx)) for name in wanted}
         return found | (peak_memory(program, offered.units) if PEAK in self.budget.words else {})
-
-    def _candidates(self, problem: Problem, first: Solution, losses: Sequence[Table]) -> list[tuple[int, ...]]:
-        """The best choices, best first, the greedy one, and those of other loss tables."""
-        choices = [first.choice]
-        while len(choices) < self.candidates:
-            following = Milp(self.gap, self.seconds).attempt(problem, choices)
-            if following is None:
-                break
-            choices.append(following.choice)
-        choices.append(make_solver("greedy").solve(problem).choice)
-        solver = make_solver(self.solver, self.gap, self.seconds)
-        choices += [solver.solve(replace(problem, loss=loss)).choice for loss in losses]
-        return list(dict.fromkeys(choices))
 
 
 def read_scheme(text: str) -> Scheme | None:
@@ -307,29 +324,28 @@ def read_scheme(text: str) -> Scheme | None:
     return Scheme(Number.parse(weight), number, " ".join(text.split()))
 
 
+def _label(text: str) -> str:
+    """The name of the option that a scheme makes."""
+    scheme = read_scheme(text)
+    return FLOAT if scheme is None else scheme.name
+
+
 def describe_choice(problem: Problem, choice: Sequence[int]) -> str:
     """How many units get which option."""
     names = [unit.options[option].name for unit, option in zip(problem.units, choice, strict=True)]
     return f"{len(names)} units: " + ", ".join(f"{names.count(name)} as {name}" for name in dict.fromkeys(names))
 
 
-def describe_solution(problem: Problem, solution: Solution) -> str:
-    """How good a solution is proven to be, and what it takes of each limit."""
-    tightest = sorted(problem.limits, key=lambda name: solution.slack[name] / max(abs(problem.limits[name]), 1e-300))
-    parts = [f"{name} {solution.used[name]:.6g} of {problem.limits[name]:.6g}" for name in tightest[:_TOLD]]
-    proof = f"{problem.minimise} {solution.objective:.4g}, at least {solution.bound:.4g}, gap {solution.gap:.2g}"
-    return "; ".join([f"{solution.solver}: {proof}, in {solution.seconds:.2f} s", *parts])
-
-
 def _pairs(offered: Offer, found: Mapping[str, Costs]) -> tuple[Pair, ...]:
     """What changes of format between two units cost, by resource."""
-    places = dict.fromkeys(place for cost in found.values() for place in cost.pairs)
     units = offered.units
+    forbidden = offered.split.forbidden(units) if offered.split is not None else {}
+    places = dict.fromkeys([*forbidden, *(place for cost in found.values() for place in cost.pairs)])
     return tuple(
         Pair(
             left,
             right,
-            [[0.0] * len(units[right].options) for _ in units[left].options],
+            forbidden.get((left, right)) or [[0.0] * len(units[right].options) for _ in units[left].options],
             {name: cost.pairs[left, right] for name, cost in found.items() if (left, right) in cost.pairs},
         )
         for left, right in places

@@ -1,11 +1,14 @@
 """Coarser units: the layers of one segment of the network, or what makes the scores of one attention, decided at once.
 
-Formula   segment: the operators between two cuts that a single value passes. attention: the nearest operators with
-          options before the queries, keys and values, and the products of the attention themselves
+Formula   segment: the operators between two cuts that a single value passes. block: the segments of one repeat of what
+          the network repeats, alike in operators and weights' sizes: from each segment on, the period with the most
+          segments in two repeats or more, of equals the shortest. attention: the nearest operators with options before
+          the queries, keys and values, and the products of the attention themselves
 Shapes    any
 Promise   found by dataflow; operators without a common option stay apart
 Needs     nothing
-Source    blocks as units after "Layer-Wise Quantization" 2024 and Zhang et al. 2024, "SageAttention2"; the cuts are own
+Source    blocks as units after "Layer-Wise Quantization" 2024 and Zhang et al. 2024, "SageAttention2"; the cuts and how
+          blocks are found are own
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from qcompiler.analysis.segments import segments
 from qcompiler.errors import SpecError
 from qcompiler.ir.program import Node, Program
 
-UnitKind = Literal["layer", "segment", "attention"]
+UnitKind = Literal["layer", "edge", "segment", "block", "attention"]
 _ATTENTION = "aten.scaled_dot_product_attention"
 _SOFTMAX = ("aten.softmax.int", "aten._softmax")
 _PRODUCTS = ("aten.matmul", "aten.bmm")
@@ -35,13 +38,46 @@ def groups(program: Program, seeds: Sequence[Node], kind: UnitKind) -> list[list
         SpecError: for an unknown kind.
     """
     match kind:
-        case "layer":
+        case "layer" | "edge":
             return []
         case "segment":
             return [list(segment.sites) for segment in segments(program, seeds)]
+        case "block":
+            return _blocks(program, [segment.sites for segment in segments(program, seeds)])
         case "attention":
             return [found for node in program.nodes if (found := _attention(program, node, frozenset(seeds)))]
     raise SpecError(f"there is no unit '{kind}'", mend=f"units: {', '.join(get_args(UnitKind))}")
+
+
+def _blocks(program: Program, parts: Sequence[Sequence[Node]]) -> list[list[Node]]:
+    """Parts of the network joined to what it repeats."""
+    marks = [[(program.op(node), _sizes(program, node)) for node in part] for part in parts]
+    found: list[list[Node]] = []
+    start = 0
+    while start < len(parts):
+        period, repeats = max(
+            ((period, _repeats(marks, start, period)) for period in range(1, max((len(parts) - start) // 2, 1) + 1)),
+            key=lambda item: (item[0] * item[1] if item[1] > 1 else 1, -item[0]),
+        )
+        period = period if repeats > 1 else 1
+        for first in range(start, start + period * repeats, period):
+            found.append([node for part in parts[first : first + period] for node in part])
+        start += period * repeats
+    return found
+
+
+def _repeats(marks: Sequence[object], start: int, period: int) -> int:
+    """How often a stretch stands in a row from its start on."""
+    stretch, count = marks[start : start + period], 1
+    while marks[start + count * period : start + (count + 1) * period] == stretch:
+        count += 1
+    return count
+
+
+def _sizes(program: Program, node: Node) -> list[tuple[int, ...]]:
+    """Of the parameters that an operator reads."""
+    read = [source for source in node.all_input_nodes if source.op == "get_attr"]
+    return [tuple(int(size) for size in program.shape(param)) for param in read]
 
 
 def _attention(program: Program, node: Node, seeds: frozenset[Node]) -> list[Node]:

@@ -1,11 +1,11 @@
-"""Further options of units: the same numbers on average, spread unevenly inside each weight.
+"""Further options of units: the same numbers on average, spread unevenly inside each weight, or single elements kept.
 
 Formula   for each option of a unit and each method: the weight's spec with segments, where the method finds anything
-          better than all alike
+          better than all alike, or with its outliers
 Shapes    any
 Promise   options run wherever they are offered: a kernel that takes such a weight was found, else the reason is told
 Needs     the inputs of the layers when there is calibration data; else all columns count alike
-Source    see `segments_inside`
+Source    see `segments_inside` and `outliers`
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from qcompiler.analysis.weights import CONVOLUTIONS
 from qcompiler.errors import SpecError, UnsupportedError
 from qcompiler.ir.program import Node, Program
+from qcompiler.passes.allocate.outliers import OUTLIERS, importance, keep_outliers
 from qcompiler.passes.allocate.problem import Option, Unit
 from qcompiler.passes.allocate.segments_inside import METHODS, cut, with_widths
 from qcompiler.passes.allocate.sensitivity import gradients as gr
@@ -42,6 +43,7 @@ class _Refiner:
     target: Target
     trial: Trial | None
     gradients: Mapping[Node, Tensor]
+    share: float
     specs: dict[tuple[Node, QuantSpec, str], QuantSpec | None] = field(default_factory=dict)
     moments: dict[tuple[Node, int], Tensor] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -71,13 +73,19 @@ class _Refiner:
             return None
         key = (weight, spec, method)
         if key not in self.specs:
-            axis, reach, choose = METHODS[method]
-            value = program.param(weight).detach().float()
-            outputs = self.gradients.get(node, torch.ones(len(value)))
-            slices = cut(value, spec, axis, self.moment(node, weight), outputs, reach)
-            self.specs[key] = with_widths(slices, choose(slices)) if slices is not None else None
+            self.specs[key] = self.finer(node, weight, spec, method)
         finer = self.specs[key]
         return None if finer is None else replace(item, kernel=kernel.name, inputs={**item.inputs, "weight": finer})
+
+    def finer(self, node: Node, weight: Node, spec: QuantSpec, method: str) -> QuantSpec | None:
+        """The spec that a method makes of another; None where it changes nothing."""
+        value = self.offered.program.param(weight).detach().float()
+        outputs, moment = self.gradients.get(node, torch.ones(len(value))), self.moment(node, weight)
+        if method == OUTLIERS:
+            return keep_outliers(spec, importance(value, moment, outputs), self.share)
+        axis, reach, choose = METHODS[method]
+        slices = cut(value, spec, axis, moment, outputs, reach)
+        return with_widths(slices, choose(slices)) if slices is not None else None
 
     def moment(self, node: Node, weight: Node) -> Tensor:
         """Of what a layer reads: [columns, columns] of a linear layer, [columns] of a convolution or without data."""
@@ -92,25 +100,27 @@ class _Refiner:
         return self.moments[value, columns]
 
 
-def with_options(offered: Offer, methods: Sequence[str], ctx: Context) -> Offer:
+def with_options(offered: Offer, methods: Sequence[str], ctx: Context, share: float = 0.01) -> Offer:
     """The offer with uneven variants of its options.
 
     Args:
         offered: units with plain options.
-        methods: `omq`, `waterfill`, `slim`, `abmp`.
+        methods: `omq`, `waterfill`, `slim`, `abmp`, `gwq`.
         ctx: target, and calibration data if there is any.
+        share: of the elements of a weight that `gwq` keeps.
 
     Raises:
         SpecError: for a method that there is not.
     """
-    unknown = sorted(set(methods) - set(METHODS))
+    unknown = sorted(set(methods) - {*METHODS, OUTLIERS})
     if unknown:
-        raise SpecError(f"there is no way '{unknown[0]}' to mix widths inside a weight", mend=", ".join(METHODS))
+        known = ", ".join([*METHODS, OUTLIERS])
+        raise SpecError(f"there is no way '{unknown[0]}' to mix widths inside a weight", mend=known)
     if not methods:
         return offered
     subject = Subject(offered.program, ctx)
     trial = subject.trial if ctx.batches else None
-    refiner = _Refiner(offered, ctx.target, trial, _gradients(subject, offered) if ctx.batches else {})
+    refiner = _Refiner(offered, ctx.target, trial, _gradients(subject, offered) if ctx.batches else {}, share)
     units = tuple(refiner.unit(unit, methods) for unit in offered.units)
     told: Mapping[str, list[str]] = {reason: [] for reason in refiner.reasons.values()}
     for name, reason in refiner.reasons.items():

@@ -118,6 +118,14 @@ class Predictor:
         """The same before the correction."""
         return max(self._whole + self._around(plan) - self._around_float + math.fsum(self._gains(plan)), 0.0)
 
+    def each(self, plan: Assignments) -> dict[str, float]:
+        """Seconds of each operator under a plan, by name, without changes of numbers and before the correction."""
+        made = {item.result_at for item in plan.values() if item.result is not None}
+        return {
+            name: self._assigned(node, plan[name], made) if name in plan else self._operator(node, None)
+            for name, node in self.nodes.items()
+        }
+
     def described(self) -> str:
         """Where the figures come from."""
         if self.table is None:
@@ -126,7 +134,8 @@ class Predictor:
         missing = f"; {len(self._modelled)} rows are missing there and modelled" if self._modelled else ""
         fitted = self.table.correction
         checked = f"; {fitted.plans} whole plans were within {fitted.error:.0%}" if fitted.plans else ""
-        return found + missing + checked
+        dropped = f"; {fitted.dropped} others were not, and count for nothing" if fitted.dropped else ""
+        return found + missing + checked + dropped
 
     def _gains(self, plan: Assignments) -> Iterator[float]:
         """What each operator of a plan takes more than in float."""

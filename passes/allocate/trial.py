@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from qcompiler.measure import limit_samples, sample_count
 from qcompiler.passes.allocate.harm import Results, errors
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec, Scales, block_reduce, choose_qparams, fake_quantize, nearest, qparams_from_range
+from qcompiler.spec.outliers import with_outliers, without_outliers
 from qcompiler.stats import Batch
 
-_HELD = 1 << 26
+_HELD = 1 << 27
 """Elements of activations that are held at once."""
 _SHRINKS = {1: (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), 2: (1.0, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35)}
 _SHRINKS |= {3: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 5: (1.0, 0.95, 0.9, 0.85)}
@@ -56,6 +57,7 @@ class Trial:
     def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
         self.program = program
         self.order = [node for node in program.graph.nodes if node.op == "call_function"]
+        self._spent = _last_reads(self.order, program.outputs)
         self._weights: dict[tuple[str, QuantSpec], Tensor] = {}
         self._params: dict[Node, Tensor] = {node: program.param(node).detach() for node in program.param_nodes}
         self._grids: dict[tuple[Node, QuantSpec], Grid] = {}
@@ -116,7 +118,7 @@ class Trial:
         given: Mapping[Node, Tensor] | None = None,
         rounding: Rounding | None = None,
     ) -> dict[Node, object]:
-        """Every value that differs from the float one."""
+        """What differs from the float values: the results, and what nothing in the order reads any more is gone."""
         results = {item.result_at: item.result for item in plan.values() if item.result is not None}
         changed: dict[Node, object] = dict(given or {})
         around = ChainMap(changed, values, self._params)  # pyright: ignore[reportArgumentType]
@@ -127,6 +129,9 @@ class Trial:
             spec = results.get(node.name)
             if spec is not None:
                 changed[node] = self._through(node, spec, changed.get(node, values[node]), rounding)
+            # Fresh memory for every value costs more than most operators do.
+            for source in self._spent.get(node, ()):
+                changed.pop(source, None)
         return changed
 
     def _value(
@@ -145,7 +150,7 @@ class Trial:
         if not isinstance(value, Tensor):
             return value
         if rounding is not None:
-            return rounding(value, self._grid(node, spec, value), spec)
+            return with_outliers(rounding(value, self._grid(node, spec, value), spec), value, spec)
         if node.op == "get_attr":
             key = (str(node.target), spec)
             if key not in self._weights:
@@ -179,6 +184,16 @@ class Trial:
         return values
 
 
+def _last_reads(order: Sequence[Node], kept: Collection[Node]) -> dict[Node, list[Node]]:
+    """By operator, the values that it is the last one to read; none of those that are kept."""
+    last = {source: node for node in order for source in node.all_input_nodes if source.op == "call_function"}
+    found: dict[Node, list[Node]] = {}
+    for source, node in last.items():
+        if source not in kept:
+            found.setdefault(node, []).append(source)
+    return found
+
+
 def affordable_samples(program: Program, batches: Sequence[Batch]) -> int:
     """How many samples there is room for, at least one."""
     if not len(batches):
@@ -191,15 +206,16 @@ def affordable_samples(program: Program, batches: Sequence[Batch]) -> int:
 
 def through_grid(weight: Tensor, spec: QuantSpec) -> Tensor:
     """A weight at the nearest values of its grid."""
-    return fake_quantize(weight, *best_grid(weight, spec), spec)
+    return with_outliers(fake_quantize(weight, *best_grid(weight, spec), spec), weight, spec)
 
 
 def best_grid(value: Tensor, spec: QuantSpec) -> Grid:
     """Scale and zero point of the range, out of a few shrunk ones, with the least squared error in each block.
 
-    Shapes: value of the spec's rank, floating. Specs of several levels keep the whole range.
+    Shapes: value of the spec's rank, floating. Specs of several levels keep the whole range; elements that are kept
+    beside the codes are in no range.
     """
-    value = value.detach().float()
+    value = without_outliers(value.detach().float(), spec)
     low, high = block_reduce(value, spec.block, "amin"), block_reduce(value, spec.block, "amax")
     if len(spec.levels) > 1:
         return qparams_from_range(low, high, spec)

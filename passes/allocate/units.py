@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from qcompiler.errors import SpecError
 from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
+from qcompiler.passes.allocate.activation_edges import FLOAT, Split, split
+from qcompiler.passes.allocate.measures import Costs
 from qcompiler.passes.allocate.network_segments import UnitKind, groups
 from qcompiler.passes.allocate.problem import Option, Unit
 from qcompiler.passes.allocate.uniform import activations, assignment, connected, result_node
 from qcompiler.plan import Assignment
 from qcompiler.spec import Number, Scheme
 from qcompiler.target import Choice, Target
-
-FLOAT = "float"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Offer:
         units: with their options.
         choices: of each operator, joining and carrying ones too, by the name of the scheme.
         refusals: why an operator with a weight has no option, by its name.
+        split: how operators were taken apart, where weights and activations are units of their own.
     """
 
     program: Program
@@ -44,10 +45,21 @@ class Offer:
     units: tuple[Unit, ...]
     choices: Mapping[Node, Mapping[str, Choice]]
     refusals: Mapping[str, str] = field(default_factory=dict)
+    split: Split | None = None
+
+    @property
+    def counted(self) -> tuple[Unit, ...]:
+        """The units that costs are counted of; `spread` makes costs of `units` of them."""
+        return self.units if self.split is None else self.split.whole
+
+    def spread(self, costs: Costs) -> Costs:
+        """Costs of the units, of costs that were counted."""
+        return costs if self.split is None else self.split.spread(costs, self.units)
 
     def plan(self, choice: Sequence[int]) -> dict[str, Assignment]:
         """The assignments of a choice, those of the joining and carrying operators between its units included."""
-        picked = [unit.options[option] for unit, option in zip(self.units, choice, strict=True)]
+        whole = len(self.units) if self.split is None else self.split.left
+        picked = [unit.options[option] for unit, option in zip(self.units[:whole], choice[:whole], strict=True)]
         assignments = {name: item for option in picked for name, item in option.assignments.items()}
         by_name = {node.name: node for node in self.choices}
         scheme_of = {name: option.scheme for option in picked for name in option.assignments}
@@ -61,14 +73,21 @@ class Offer:
             for node, chosen in connected(self.program, ordered).items():
                 if node in flowing:
                     assignments.setdefault(node.name, assignment(self.program, node, chosen))
+        for number, (weight, edge) in enumerate(self.split.parts if self.split is not None else ()):
+            assignments |= self.split.option(number, choice[weight], choice[edge]).assignments if self.split else {}
         return assignments
+
+    def named(self, unit: Unit, scheme: str) -> str:
+        """The name of the option of a unit that belongs to a scheme."""
+        known = self.split.uniform.get(unit.name, {}) if self.split is not None else {}
+        return unit.options[known[scheme]].name if scheme in known else scheme
 
     def uniform(self, scheme: str) -> tuple[int, ...]:
         """The choice of one scheme wherever it is offered, of float elsewhere, else of the first option."""
         found: list[int] = []
         for unit in self.units:
             names = [option.name for option in unit.options]
-            wanted = [names.index(name) for name in (scheme, FLOAT) if name in names]
+            wanted = [names.index(name) for name in (self.named(unit, scheme), FLOAT) if name in names]
             free = wanted[0] if wanted else 0
             found.append(free if unit.pinned is None else unit.pinned)
         return tuple(found)
@@ -113,12 +132,20 @@ def offer(
     seeds = [node for node, found in choices.items() if not any(map(_flows, found.values()))]
     options = {node: _options(program, node, choices[node], None in schemes) for node in seeds}
     tied = [*_weight_sharers(program, seeds), *_value_sharers(program, seeds, choices), *groups(program, seeds, kind)]
-    units = [_unit(group, options) for group in _classes(seeds, options, tied)]
-    return Offer(program, named, tuple(units), choices, refusals)
+    units = tuple(_unit(group, options) for group in _classes(seeds, options, tied))
+    if kind == "edge":
+        units, apart = split(program, target, units, choices, named, None in schemes)
+        return Offer(program, named, units, choices, refusals, apart)
+    return Offer(program, named, units, choices, refusals)
 
 
-def pin(units: Sequence[Unit], wanted: Callable[[Unit], bool], scheme: str) -> tuple[Unit, ...]:
-    """The units, those that are `wanted` pinned to the option of one name.
+def pin(
+    units: Sequence[Unit],
+    wanted: Callable[[Unit], bool],
+    scheme: str,
+    named: Callable[[Unit, str], str] = lambda unit, scheme: scheme,
+) -> tuple[Unit, ...]:
+    """The units, those that are `wanted` pinned to the option of one name; `named` says how a scheme is called there.
 
     Raises:
         SpecError: when such a unit has no such option.
@@ -126,12 +153,13 @@ def pin(units: Sequence[Unit], wanted: Callable[[Unit], bool], scheme: str) -> t
     found: list[Unit] = []
     for unit in units:
         names = [option.name for option in unit.options]
-        if wanted(unit) and scheme not in names:
+        name = named(unit, scheme)
+        if wanted(unit) and name not in names:
             raise SpecError(
                 f"'{unit.name}' cannot be pinned to {scheme}: the target does not offer it there",
                 mend=f"it can be {', '.join(names)}",
             )
-        found.append(replace(unit, pinned=names.index(scheme)) if wanted(unit) else unit)
+        found.append(replace(unit, pinned=names.index(name)) if wanted(unit) else unit)
     return tuple(found)
 
 

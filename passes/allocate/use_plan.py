@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qcompiler.budget import Budget
+from qcompiler.clocks import Clocks
+from qcompiler.cost import LatencyTable
 from qcompiler.errors import InputError, SpecError, UnsupportedError
 from qcompiler.ir.program import Node, Program, Stage, all_nodes
 from qcompiler.passes.allocate.costs import COSTS
 from qcompiler.passes.allocate.peak_memory import RESOURCE as PEAK
 from qcompiler.passes.allocate.peak_memory import peak_memory
+from qcompiler.passes.allocate.predictor import Predictor
 from qcompiler.passes.allocate.problem import TOLERANCE, Option, Unit
 from qcompiler.passes.allocate.uniform import slot_spec
 from qcompiler.pipeline import Annotates, Context, Promise
 from qcompiler.plan import MEASURED, Assignment, Plan
 from qcompiler.spec import QuantSpec
-from qcompiler.target import Kernel, Slot
+from qcompiler.target import Kernel, Slot, Target
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,14 @@ class UsePlan:
         path: a `plan.json`.
         plan: the plan itself, instead of a path.
         budget: what the plan may take; average bits are counted over the weights that it quantizes.
+        latencies: a table that predicts what the plan takes of a limit of latency. Without it that is measured on the
+            artefact where the target runs here, and modelled where it does not.
     """
 
     path: str = ""
     plan: Plan | None = None
     budget: Budget | None = None
+    latencies: str = ""
     name: ClassVar[str] = "use_plan"
     needs: ClassVar[Stage] = Stage.CANONICAL
     gives: ClassVar[Stage] = Stage.CANONICAL
@@ -83,30 +89,51 @@ class UsePlan:
                 node.meta["refusal"] = plan.refusals[node.name]
         if self.budget is not None:
             check_budget(program, plan, self.budget, ctx)
+            if self.budget.latency is not None and (self.latencies or not _runs_here(ctx.target)):
+                predictor = self.predictor(program, ctx.target)
+                used, reference = predictor.seconds(plan.assignments), predictor.seconds({})
+                _check("latency", used, reference, self.budget)
         return program
+
+    def predictor(self, program: Program, target: Target) -> Predictor:
+        """What predicts latencies.
+
+        Raises:
+            InputError: when the table cannot be read.
+            UnsupportedError: when there is none and the target's peaks are not known.
+        """
+        return Predictor(program, LatencyTable.load(self.latencies) if self.latencies else None, target)
 
 
 def check_budget(program: Program, plan: Plan, budget: Budget, ctx: Context) -> None:
-    """Refuses a plan that takes more than a budget allows; size and error of the artefact are checked on itself.
+    """Refuses a plan that takes more than a budget allows of what is counted; the artefact is asked for the rest.
 
     Raises:
         InputError: naming the limit.
         UnsupportedError: when nothing tells what the plan takes of it.
     """
-    unknown = sorted(set(budget.words) - {cost.resource for cost in COSTS} - {"size", "max_drop", PEAK})
+    unknown = sorted(set(budget.words) - {cost.resource for cost in COSTS} - {"latency", "size", "max_drop", PEAK})
     if unknown:
         raise UnsupportedError(f"nothing tells what {unknown[0]} the plan takes", mend="drop the plan or this limit")
     units = (Unit("plan", (Option("plan", plan.assignments),), tuple(plan.assignments)),)
     found = {cost.resource: cost().measure(program, units, ctx) for cost in COSTS if cost.resource in budget.words}
     found |= peak_memory(program, units) if PEAK in budget.words else {}
     for name, cost in found.items():
-        limit = budget.resolve(name.partition(" ")[0], cost.reference)
-        used = cost.fixed + cost.table[0][0]
-        if name != "size" and limit is not None and used > limit * (1 + TOLERANCE):
-            raise InputError(
-                f"the budget allows {name} {limit:.6g} and the plan takes {used:.6g}",
-                mend="allocate anew, without the plan, or allow that much",
-            )
+        if name != "size":
+            _check(name, cost.fixed + cost.table[0][0], cost.reference, budget)
+
+
+def _check(name: str, used: float, reference: float, budget: Budget) -> None:
+    limit = budget.resolve(name.partition(" ")[0], reference)
+    if limit is not None and used > limit * (1 + TOLERANCE):
+        raise InputError(
+            f"the budget allows {name} {limit:.6g} and the plan takes {used:.6g}",
+            mend="allocate anew, without the plan, or allow that much",
+        )
+
+
+def _runs_here(target: Target) -> bool:
+    return isinstance(target.backend, Clocks) and target.backend.device(target, 1) is not None
 
 
 def misfit(program: Program, node: Node, chosen: Assignment, kernel: Kernel) -> str:

@@ -1,7 +1,8 @@
 """Makes the plan explicit: quantize and dequantize nodes where the assignments say, scales still unset.
 
 Formula   x becomes dequantize(quantize(x, s, z), s, z) at each assigned argument and result; equal specs of one value
-          share one pair; operators that carry integers through use one scale on both sides
+          share one pair; operators that carry integers through use one scale on both sides; elements of a weight that
+          are to be kept are cut out before and put back behind
 Shapes    scale and zero point: `level.scale_shape(x.shape)`
 Promise   Lossy once scales are set; the graph computes nothing before that
 Needs     `meta["assignment"]` of `assign` or `use_plan`
@@ -11,7 +12,7 @@ Source    Q/DQ placement after ONNX QuantizeLinear; own
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from qcompiler.ir.types import TensorType
 from qcompiler.pipeline import Context, Lossy, Promise
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec
+from qcompiler.spec.outliers import half, outlier_places, without_outliers
 from qcompiler.target import Kernel
 
 UNSET = Fill("unset")
@@ -81,10 +83,24 @@ class _Inserter:
         """Pairs a parameter; every operator that reads it with the same spec shares the pair."""
         if (source, spec) not in self.pairs:
             first = min(source.users, key=self.order.__getitem__)
-            self.pairs[source, spec] = self.pair(
-                self.program.before(first, self.step), source, spec, str(source.target), None
-            )
+            builder = self.program.before(first, self.step)
+            if spec.parts is not None and spec.parts.outliers is not None:
+                self.pairs[source, spec] = self.kept(builder, source, spec)
+            else:
+                self.pairs[source, spec] = self.pair(builder, source, spec, str(source.target), None)
         self.redirect(node, source, self.pairs[source, spec])
+
+    def kept(self, builder: Builder, source: Node, spec: QuantSpec) -> Node:
+        """A paired parameter whose outliers are overwritten by themselves in half precision."""
+        name, value = str(source.target), self.program.param(source).detach()
+        places = torch.tensor(outlier_places(spec, value.shape))
+        rest = builder.param(f"{name}.rest", without_outliers(value, spec))
+        paired = self.pair(builder, rest, replace(spec, parts=None), name, None)
+        reals = builder.param(f"{name}.outliers", half(value.flatten()[places]))
+        reals = builder.call("aten._to_copy", reals, kwargs={"dtype": value.dtype})
+        flat = builder.call("aten.reshape", paired, [-1])
+        filled = builder.call("aten.scatter.src", flat, 0, builder.param(f"{name}.places", places), reals)
+        return builder.call("aten.reshape", filled, list(value.shape))
 
     def argument(self, node: Node, source: Node, spec: QuantSpec) -> Node:
         """The dequantized value that `node` now reads at this argument."""

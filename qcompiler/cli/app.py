@@ -16,6 +16,7 @@ from qcompiler.cli.bisect import bisect_command
 from qcompiler.cli.compile import compile_command
 from qcompiler.cli.diff import diff_command
 from qcompiler.cli.dump import dump_command
+from qcompiler.cli.explain import explain_command
 from qcompiler.cli.export import export_command
 from qcompiler.cli.lists import formats_command, passes_command, recipes_command, targets_command
 from qcompiler.cli.options import TRACEBACK, examples
@@ -61,6 +62,7 @@ for _command in (
     why_command,
     bisect_command,
     replay_command,
+    explain_command,
     audit_command,
     bench_command,
     export_command,

@@ -53,6 +53,14 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="Fail when a layer does not run as it was asked to.")
 @click.option(
+    "--keep-float",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Keep the float program in the output folder, so that `explain` works without the model; `auto` means up to "
+    "256 MB.",
+)
+@click.option(
     "--progress",
     type=click.Choice(["auto", "plain", "json", "none"]),
     default="auto",
@@ -98,6 +106,7 @@ def compile_command(
     budget: str | None,
     frontier: str | None,
     strict: bool,
+    keep_float: Literal["auto", "yes", "no"],
     progress: Mode,
     print_after: str | None,
     dump_dir: Path | None,
@@ -131,12 +140,18 @@ def compile_command(
         if print_after is not None:
             show = printing(select_steps(print_after, names), to_stderr=as_json)
             job = replace(job, options=replace(options, show=show))
-        finish = _build(job, output, force, limit, strict, as_json)
+        finish = _build(job, output, force, limit, strict, as_json, {"yes": True, "no": False}.get(keep_float))
     finish()
 
 
 def _build(
-    job: Job, output: Path | None, force: bool, budget: Budget | None, strict: bool, as_json: bool
+    job: Job,
+    output: Path | None,
+    force: bool,
+    budget: Budget | None,
+    strict: bool,
+    as_json: bool,
+    keep_float: bool | None,
 ) -> Callable[[], None]:
     """Runs the job; returns what is left to print once the progress is off the screen."""
     from qcompiler.compiler import build
@@ -147,7 +162,7 @@ def _build(
         if job.options.stop_after is None:
             return lambda: click.echo(f"run: {job.options.dump_dir}, {len(steps)} steps")
         return lambda: print_program(f"after {len(steps)} steps", program)
-    artifact = build(job, budget=budget, output=output, strict=strict, force=force)
+    artifact = build(job, budget=budget, output=output, strict=strict, force=force, keep_float=keep_float)
     return lambda: print_artifact(artifact, output, as_json)
 
 

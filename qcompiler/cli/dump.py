@@ -12,6 +12,7 @@ import click
 
 from qcompiler.cli.history import History, history
 from qcompiler.cli.options import examples, model_options, print_json, shared
+from qcompiler.cli.pages import artefact_page, history_page, is_artefact
 from qcompiler.cli.sources import Reading
 from qcompiler.cli.steps import headline, select_steps, step_json
 
@@ -40,6 +41,7 @@ _COLUMNS = "specs, statistics, errors, symmetries, costs, provenance"
         "qcompiler dump run/ --around conv2d_3 --depth 2    the neighbourhood of a node",
         "qcompiler dump run/ --module 'layers.0' --op 'linear|conv*' --with specs,costs",
         "qcompiler dump run/ --after all --format model-explorer > graph.json",
+        "qcompiler dump run/ --format html > page.html      graph, layers and what each pass changed, to look at",
         "qcompiler dump model.onnx --symmetries             where a change of basis costs nothing, and why not",
     ),
 )
@@ -51,7 +53,7 @@ _COLUMNS = "specs, statistics, errors, symmetries, costs, provenance"
     type=click.Choice(["text", "json", "dot", "model-explorer", "html"]),
     default="text",
     show_default=True,
-    help="html is the page of an artefact.",
+    help="html is the page: of an artefact the one that it holds, else of all steps.",
 )
 @click.option("--around", default="", metavar="NODE", help="Only this node and its neighbourhood.")
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="How far --around looks.")
@@ -103,10 +105,12 @@ def dump_command(
     """
     from qcompiler.view.select import Selection
 
-    if form == "html":
-        return print_page(Path(model))
     chosen = choose_columns(wanted)
+    if form == "html" and is_artefact(Path(model)):
+        return click.echo(artefact_page(Path(model)))
     found = history(model, Reading(calibration, inputs, target, plan, seed, dynamic, weights), recipe, passes, check)
+    if form == "html":
+        return click.echo(history_page(found))
     numbers = select_steps(after or str(len(found.texts)), found.names)
     if symmetries:
         return print_symmetries([program for _, program in found.programs(numbers)], as_json)
@@ -180,22 +184,6 @@ def choose_columns(text: str) -> list[Column]:
     if unknown:
         raise click.BadParameter(f"there is no column '{unknown[0]}'; columns: {_COLUMNS}")
     return [column for column in COLUMNS if column in words]
-
-
-def print_page(folder: Path) -> None:
-    """Prints the page that lies in an artefact.
-
-    Raises:
-        InputError: when there is none.
-    """
-    from qcompiler.artifact import PAGE_FILE
-    from qcompiler.errors import InputError
-
-    path = folder / PAGE_FILE
-    if not path.is_file():
-        mend = "give the folder of an artefact, or choose --format dot or model-explorer"
-        raise InputError("there is no page here; pages belong to artefacts", where=str(folder), mend=mend)
-    click.echo(path.read_text(encoding="utf-8"))
 
 
 def print_symmetries(programs: Sequence[Program], as_json: bool) -> None:

@@ -59,7 +59,12 @@ def model_options(command: _Command) -> _Command:
                 help="A .safetensors or .gguf file, or a checkpoint's folder, with the weights of a PyTorch model; "
                 "quantized ones keep their codes.",
             ),
-            click.option("--target", default="onnxruntime", show_default=True, help="See `qcompiler targets`."),
+            click.option(
+                "--target",
+                default="onnxruntime",
+                show_default=True,
+                help="See `qcompiler targets`; NAME{setting=value} changes a setting.",
+            ),
             click.option("--plan", type=path, metavar="FILE", help="Replay the plan.json of an artefact."),
             click.option("--seed", default=0, show_default=True, help="Of every random choice."),
             click.option(

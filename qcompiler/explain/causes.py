@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qcompiler.explain.model import Cause
 from qcompiler.explain.sites import Record, Site
 from qcompiler.formats import Codebook
 from qcompiler.formats.blocks import block_reduce, expand_blocks
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, all_nodes
+from qcompiler.report.explanation import Cause
 from qcompiler.spec import QuantSpec, Scales, choose_qparams, effective_scale, fake_quantize
 
 
@@ -55,8 +55,8 @@ def grid_of(record: Record, site: Site) -> Grid | None:
     bound = program.bind(node)
     scales = [record.noisy[item] for item in all_nodes(bound["scale"])]
     tensors = tuple(value for value in scales if isinstance(value, Tensor))
-    spec, codes = bound["spec"], record.noisy[bound["codes"]]
-    zero = bound["zero_point"]
+    spec, zero, holder = bound["spec"], bound["zero_point"], bound["codes"]
+    codes = record.noisy[holder] if isinstance(holder, Node) else None
     zero_value = record.noisy[zero] if isinstance(zero, Node) else None
     if not isinstance(spec, QuantSpec) or not isinstance(codes, Tensor) or not tensors:
         return None
@@ -97,8 +97,9 @@ def causes_of(record: Record, site: Site) -> Mapping[Cause, Tensor]:
 
 
 def _rest(name: Cause, error: Tensor, known: Mapping[Cause, Tensor]) -> Mapping[Cause, Tensor]:
-    some = {cause: piece for cause, piece in known.items() if bool(piece.any())}
-    return {name: error - sum(some.values(), torch.zeros_like(error)), **some}
+    some: dict[Cause, Tensor] = {cause: piece for cause, piece in known.items() if bool(piece.any())}
+    found: dict[Cause, Tensor] = {name: error - sum(some.values(), torch.zeros_like(error))}
+    return found | some
 
 
 def _without_grid(record: Record, site: Site) -> Cause:
@@ -123,7 +124,11 @@ def _scale_format(grid: Grid, x: Tensor) -> Tensor:
 
 
 def _fitting(values: Tensor, spec: QuantSpec, shape: torch.Size) -> Tensor:
-    return values.reshape(spec.levels[0].scale_shape(shape)) if values.numel() > 1 else values.reshape([1] * len(shape))
+    return values.reshape(_sizes(spec, shape)) if values.numel() > 1 else values.reshape([1] * len(shape))
+
+
+def _sizes(spec: QuantSpec, shape: torch.Size) -> list[int]:
+    return [int(size) for size in spec.levels[0].scale_shape(shape)]
 
 
 def block_extremes(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:

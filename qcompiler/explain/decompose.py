@@ -1,4 +1,4 @@
-"""Splits the squared error of the results among the tensors and causes that make it, so that the parts sum to the whole.
+"""Splits the squared error of the results among the tensors and causes that make it; the parts sum to the whole.
 
 Formula   y(t) = results of the float program with t * e_i added at every site i; y(0) is the float result, y(1) the
           quantized one. part_i = integral over t in 0..1 of <d |y(t) - y(0)|^2 / d(site i), e_i>, and the parts sum to

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from qcompiler.explain.causes import Grid, block_extremes, grid_of
-from qcompiler.explain.model import FindingKind
 from qcompiler.explain.sites import Record, Site
 from qcompiler.explain.weight_faults import Fault, weight_fault
+from qcompiler.ir import ops
+from qcompiler.ir.interp import compute
+from qcompiler.ir.program import Node, all_nodes
 from qcompiler.passes.allocate.trial import best_grid
-from qcompiler.spec import fake_quantize, qparams_from_range
+from qcompiler.report.explanation import FindingKind
+from qcompiler.spec import QuantSpec, Scales, fake_quantize, qparams_from_range
 
 ACTIVATION_EXCESS = 4.0
 """Times the error of the best grid on the same samples."""
@@ -78,21 +81,59 @@ def activation_fault(x: Tensor, grid: Grid) -> Fault | None:
     return by_scale
 
 
-def repaired(record: Record, site: Site) -> Tensor | None:
-    """The error that a site would have with the best grid of its spec; None where there is nothing to repair.
+def repaired_results(record: Record, sites: Sequence[Site]) -> list[Tensor]:
+    """The results of the quantized program with the best grid for what some sites read, and for what shares their grid.
 
-    Shapes: as the tensor.
+    Where there is no grid, the float program's tensor takes the place.
     """
-    grid, x = grid_of(record, site), record.meant[site]
-    if grid is None:
-        return torch.zeros_like(x) if site.constant else None
-    if grid.dynamic and not site.constant:
-        return None
-    if not grid.plain:
-        return None
-    seen = x if site.constant else _float_value(record, site)
-    scale, zero = best_grid(seen, grid.spec)
-    return fake_quantize(x, scale, zero, grid.spec) - x
+    program = record.sites.quantized
+    constants = {site.noisy: _best_constant(record, site) for site in sites if site.constant}
+    grids = {node: grid for site in sites for node, grid in _best_ranges(record, site).items()}
+    values: dict[Node, object] = dict(zip(program.inputs, record.batch, strict=True))
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node in constants:
+                values[node] = constants[node]
+            elif node in grids:
+                values[node] = _through(values[node.all_input_nodes[0].all_input_nodes[0]], *grids[node])
+            elif node.op in ("get_attr", "call_function"):
+                values[node] = compute(program, node, values)
+    return [value for node in program.outputs if isinstance(value := values[node], Tensor)]
+
+
+def _through(value: object, scale: Scales, zero: Tensor, spec: QuantSpec) -> object:
+    return fake_quantize(value, scale, zero, spec) if isinstance(value, Tensor) else value
+
+
+def _best_constant(record: Record, site: Site) -> Tensor:
+    grid, exact = grid_of(record, site), record.meant[site]
+    return (
+        exact
+        if grid is None or not _has_one_range(grid)
+        else fake_quantize(exact, *best_grid(exact, grid.spec), grid.spec)
+    )
+
+
+def _best_ranges(record: Record, site: Site) -> dict[Node, tuple[Scales, Tensor, QuantSpec]]:
+    """The best grid of an activation for every node that dequantizes by the same scales, each with its own spec."""
+    grid = grid_of(record, site)
+    if site.constant or grid is None or not _has_one_range(grid):
+        return {}
+    scale, zero = best_grid(_float_value(record, site), grid.spec)
+    sharing = [node for node in record.sites.quantized.nodes if _shares(node, site.noisy)]
+    specs = {node: record.sites.quantized.bind(node)["spec"] for node in sharing}
+    return {node: (scale, zero, spec) for node, spec in specs.items() if isinstance(spec, QuantSpec)}
+
+
+def _has_one_range(grid: Grid) -> bool:
+    return grid.plain and not grid.dynamic
+
+
+def _shares(node: Node, other: Node) -> bool:
+    """Whether a node dequantizes an activation by the scales of another one."""
+    if node.target is not ops.dequantize or node.args[1:3] != other.args[1:3]:
+        return False
+    return node.all_input_nodes[0].target is ops.quantize
 
 
 def _weight(record: Record, site: Site, grid: Grid) -> Fault | None:
@@ -135,8 +176,10 @@ def _norms(record: Record, found: dict[Site, Fault]) -> dict[Site, Fault]:
 
 
 def _stale(found: dict[Site, Fault], ranged: int) -> dict[Site, Fault]:
-    off = [site for site, fault in found.items() if not site.constant and fault.kind in ("bad scale", "wrong zero point")]
-    grids = {site.noisy.args[1] for site in off}
+    off = [
+        site for site, fault in found.items() if not site.constant and fault.kind in ("bad scale", "wrong zero point")
+    ]
+    grids = {tuple(all_nodes(site.noisy.args[1])) for site in off}
     if len(grids) < _STALE[0] or len(off) < _STALE[1] * ranged:
         return found
     text = f"{len(off)} of {ranged} ranges do not fit the samples seen now"
@@ -166,7 +209,10 @@ def _fitting_zero(x: Tensor, grid: Grid) -> Tensor:
     spec, scale = grid.spec, _first(grid.scale)
     low, high = block_extremes(x, spec)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    ends: Sequence[Tensor] = (spec.format.lowest - low / scale.reshape(low.shape), spec.format.highest - high / scale.reshape(low.shape))
+    ends: Sequence[Tensor] = (
+        spec.format.lowest - low / scale.reshape(low.shape),
+        spec.format.highest - high / scale.reshape(low.shape),
+    )
     _, whole = qparams_from_range(low, high, spec)
     tried = [end.round().clamp(spec.format.lowest, spec.format.highest) for end in (*ends, whole)]
     errors = [_error(x, grid, grid.scale, zero) for zero in tried]

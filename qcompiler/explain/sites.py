@@ -239,8 +239,8 @@ def run_with(sites: Sites, batch: Batch, added: Mapping[Site, Tensor]) -> list[T
 
     def read(reader: Node | None, source: Node) -> object:
         site = sites.by_edge.get((reader, source))
-        value = values[source]
-        return value + added[site] if site in added and isinstance(value, Tensor) else value
+        value, extra = values[source], added.get(site) if site is not None else None
+        return value + extra if extra is not None and isinstance(value, Tensor) else value
 
     remaining = {node: len(node.users) for node in program.graph.nodes}
     for node in program.graph.nodes:

@@ -1,8 +1,8 @@
 """What is wrong with a quantized weight, told from the float one: hypotheses, each with the error that it would undo.
 
-Formula   a channel is in question when its squared error is more than `EXCESS` times that of the best grid. Of what then
-          is tried - a factor per block, an offset per block, two axes exchanged, the scales of another axis, a range that
-          cuts off - that wins which leaves least
+Formula   a channel is in question when its squared error is more than `EXCESS` times that of the best grid. Of what
+          then is tried - a factor per block, an offset per block, two axes exchanged, the scales of another axis, a
+          range that cuts off - that wins which leaves least
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from qcompiler.explain.causes import Grid, block_extremes, limits
-from qcompiler.explain.model import FindingKind
 from qcompiler.formats.blocks import expand_blocks
 from qcompiler.passes.allocate.trial import best_grid, block_sums
+from qcompiler.report.explanation import FindingKind
 from qcompiler.spec import QuantSpec, dequantize, fake_quantize, qparams_from_range
 
 EXCESS = 6.0
@@ -28,7 +28,11 @@ _ENOUGH = 0.8
 _FEW = 0.25
 """Share of channels up to which a saturated channel is a matter of its own."""
 _ALIKE = 0.25
-"""Spread of the logarithm of a ratio of scales up to which they count as the same ones."""
+"""Spread of the logarithm of a ratio of scales up to which they count as ranges of the same blocks."""
+_SAME = 0.03
+"""Distance up to which two sorted tables count as the same numbers."""
+_MIXED = 0.1
+"""Spread or distance from which on scales count as those of other blocks."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ def weight_fault(weight: Tensor, grid: Grid, axis: int = 0) -> Fault | None:
     case = _Case(weight, found, grid, axis, best)
     if not bool(torch.isfinite(found).all()):
         return Fault("not finite", "the dequantized weight holds NaN or infinity", 1.0)
-    if not bool(case.bad.any()):
-        return None
+    other = case.other_axis()
+    if other is not None or not bool(case.bad.any()):
+        return other
     tried = [*case.orders(), *case.simple()]
     # A simpler hypothesis comes first and another one must undo more.
     winner = max(tried, key=lambda fault: round(fault.recovered, 2), default=None)
@@ -111,8 +116,8 @@ class _Case:
             offset = block_sums(self.weight - self.found, block) / counts
             moved = self.found + expand_blocks(offset, block, self.found.shape)
             steps = (offset / self.scale_table()).reshape(-1)
-            furthest = float(steps[steps.abs().argmax()])
-            yield Fault("wrong zero point", f"the zero point is {-furthest:+.3g} steps off", self.recovered(moved))
+            typical = float(steps[steps.abs() >= 0.5 * steps.abs().max()].median())
+            yield Fault("wrong zero point", f"the zero point is {typical:+.0f} steps off", self.recovered(moved))
 
     def factors(self) -> Tensor:
         """What each block is best multiplied by; positive."""
@@ -123,7 +128,7 @@ class _Case:
 
     def scale_table(self) -> Tensor:
         scale = self.grid.scale if isinstance(self.grid.scale, Tensor) else self.grid.scale[0]
-        return scale.reshape(self.grid.spec.levels[0].scale_shape(self.weight.shape))
+        return scale.reshape([int(size) for size in self.grid.spec.levels[0].scale_shape(self.weight.shape)])
 
     def orders(self) -> Iterator[Fault]:
         """Axes exchanged, and scales that belong to another axis."""
@@ -133,15 +138,19 @@ class _Case:
         for name, value in rearranged(self.found):
             yield Fault("swapped axis", f"right after exchanging {name}", self.recovered(value))
         scale = self.scale_table()
-        if scale.numel() > 1 and int(self.bad.sum()) > 1:
-            yield from self.scale_orders(scale)
-
-    def scale_orders(self, scale: Tensor) -> Iterator[Fault]:
+        if scale.numel() < 2:
+            return
         right = scale * self.factors()
         part = self.recovered(self.found * expand_blocks(right / scale, self.grid.spec.block, self.found.shape))
-        ordered = (_spread(scale.reshape(-1).sort().values, right.reshape(-1).sort().values), _spread(scale, right))
-        if ordered[0] < _ALIKE / 2 and ordered[1] > 2 * ordered[0] and ordered[1] > 1e-3:
+        apart = _distance(scale.reshape(-1).sort().values, right.reshape(-1).sort().values)
+        if apart < _SAME and _distance(scale, right) > max(_MIXED, 4 * apart):
             yield Fault("wrong group axis", "the scales are the right ones in another order", part + 0.01)
+
+    def other_axis(self) -> Fault | None:
+        """Scales that are those of blocks along another axis."""
+        scale = self.scale_table()
+        if scale.numel() < 2:
+            return None
         own = _spread(scale, self.expected(self.grid.spec))
         for block in dict.fromkeys(itertools.permutations(self.grid.spec.block)):
             if block == self.grid.spec.block:
@@ -149,9 +158,10 @@ class _Case:
             other = self.expected(_with_block(self.grid.spec, block)).squeeze()
             for table in (other, other.T) if other.dim() == 2 else (other,):
                 spread = _spread(scale, table) if table.numel() == scale.numel() else math.inf
-                if spread < _ALIKE and spread < own / 2:
+                if own > _MIXED and spread < min(_ALIKE, own / 2):
                     text = f"the scales fit blocks of {list(block)}, not {list(self.grid.spec.block)}"
-                    yield Fault("wrong group axis", text, 1.0)
+                    return Fault("wrong group axis", text, 1.0)
+        return None
 
     def expected(self, spec: QuantSpec) -> Tensor:
         """Scales of the whole range of each block."""
@@ -191,6 +201,7 @@ def rearranged(value: Tensor) -> Iterator[tuple[str, Tensor]]:
             turned = list(value.shape)
             turned[one], turned[other] = turned[other], turned[one]
             yield f"the memory order of axes {one} and {other}", value.reshape(turned).transpose(one, other)
+            yield f"axes {one} and {other} in memory", value.transpose(one, other).reshape(value.shape)
 
 
 def _with_block(spec: QuantSpec, block: tuple[int, ...]) -> QuantSpec:
@@ -199,8 +210,13 @@ def _with_block(spec: QuantSpec, block: tuple[int, ...]) -> QuantSpec:
 
 def _spread(one: Tensor, other: Tensor) -> float:
     """Standard deviation of the logarithm of the ratio of two tables of scales."""
-    ratio = (one.reshape(-1).double() / other.reshape(-1).double().clamp(min=1e-30)).clamp(min=1e-30).log()
-    return float(ratio.std(correction=0))
+    return float(_log_ratio(one, other).std(correction=0))
 
 
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Root mean square of the logarithm of the ratio of two tables of scales."""
+    return float(_log_ratio(one, other).square().mean().sqrt())
 
+
+def _log_ratio(one: Tensor, other: Tensor) -> Tensor:
+    return (one.reshape(-1).double() / other.reshape(-1).double().clamp(min=1e-30)).clamp(min=1e-30).log()

@@ -42,7 +42,8 @@ def evaluate(
         widen: compute in float64 whatever is floating point.
         observe: called with every input and operator node that yields one tensor, and its value, as it is computed.
         observed: names of the nodes to show to `observe`; all when None.
-        kernels: meaning of each kernel by name, for stage lowered.
+        kernels: meaning of each kernel by name, for stage lowered; and of operators that the device computes in an
+            order of its own, by theirs.
         bypass_quantization: let activations through quantize and dequantize unchanged and weights as they were stored,
             which gives the float stream of a quantized program.
 
@@ -293,6 +294,8 @@ def _call(
         if name not in kernels:
             raise UnsupportedError(f"the kernel table has no kernel '{name}'", where=f"%{node.name}")
         target, args = kernels[name], args[1:]
+    elif kernels is not None and program.op(node) in kernels:
+        target = kernels[program.op(node)]
     elif widen:
         args, kwargs = widen_dtypes(args), widen_dtypes(kwargs)
     try:

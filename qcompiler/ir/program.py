@@ -14,6 +14,7 @@ from torch.fx.node import Argument
 
 from qcompiler.errors import InputError, VerifyError
 from qcompiler.ir import ops
+from qcompiler.ir.faces import Faces
 from qcompiler.ir.fill import Fill
 from qcompiler.ir.infer import infer
 from qcompiler.ir.nodes import all_nodes, identifier, map_nodes
@@ -27,7 +28,7 @@ Target = ops.Target
 
 
 @dataclass(eq=False)
-class Program:
+class Program(Faces):
     """One graph with its parameters.
 
     Args:
@@ -152,23 +153,6 @@ class Program:
     @property
     def _output_node(self) -> Node:
         return next(node for node in reversed(self.graph.nodes) if node.op == "output")
-
-    def __str__(self) -> str:
-        from qcompiler.ir.text import print_program  # the printer stands one floor above
-
-        return print_program(self)
-
-    def run(self, *args: object, **kwargs: object) -> object:
-        """Runs the program as its model is called; see `interp.run`."""
-        from qcompiler.ir.interp import run  # evaluation stands above
-
-        return run(self, *args, **kwargs)
-
-    def verify(self) -> None:
-        """Checks the rules of its stage; raises VerifyError. See `ir.verify`."""
-        from qcompiler.ir.verify import verify  # the rules stand above
-
-        verify(self)
 
     # -- making -------------------------------------------------------------------------------------------------------
 

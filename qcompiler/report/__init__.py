@@ -1,8 +1,7 @@
-"""What a compilation did, as data, as a terminal table, and as one self-contained HTML page."""
+"""What a compilation did, as data and as a terminal table; `qcompiler.page` makes the page of it."""
 
 from __future__ import annotations
 
 from qcompiler.report.model import LatencyReport, LayerReport, Report
-from qcompiler.report.page import html
 
-__all__ = ["LatencyReport", "LayerReport", "Report", "html"]
+__all__ = ["LatencyReport", "LayerReport", "Report"]

@@ -230,6 +230,11 @@ class Report:
 
         print_report(self, console)
 
+    def _repr_html_(self) -> str:
+        from qcompiler.report.table import notebook_table
+
+        return notebook_table(self)
+
     def __str__(self) -> str:
         from qcompiler.report.table import plain_text
 

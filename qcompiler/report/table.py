@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from qcompiler.notebook import table as html_table
 from qcompiler.report.model import LayerReport, Report
 from qcompiler.report.words import bits_text, db_text, metric_text, ratio_text, seconds_text, share_text, size_text
 from qcompiler.terminal import PLAIN_WIDTH, make_console
@@ -44,6 +45,27 @@ def plain_text(report: Report) -> str:
     buffer = io.StringIO()
     print_report(report, Console(file=buffer, width=PLAIN_WIDTH, color_system=None, force_terminal=False))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def notebook_table(report: Report) -> str:
+    """The totals and the layers, those that add most of the error first, as HTML for a notebook."""
+    layers = sorted(report.layers, key=lambda layer: -(layer.error_share or 0.0))
+    size = f"{size_text(report.float_bytes)} to {size_text(report.quantized_bytes)}, {ratio_text(report.ratio)}"
+    caption = f"{report.model} · {report.recipe} · {report.target}: output SQNR {db_text(report.sqnr_db)} dB; {size}"
+    rows = [
+        (
+            layer.module or layer.name,
+            bits_text(layer),
+            db_text(layer.sqnr_db),
+            share_text(layer.error_share),
+            layer.requested,
+            layer.realised,
+            layer.reason,
+        )
+        for layer in layers
+    ]
+    headings = ("layer", "bits", "SQNR dB", "error share", "asked", "runs", "why")
+    return html_table(caption, headings, rows, len(rows), "; ".join(report.warnings))
 
 
 def _layer_table(report: Report) -> Table:

@@ -1,4 +1,4 @@
-"""Numbers of a report as people read them; the terminal table and the page share them."""
+"""Numbers of a report as people read them; the terminal table and the head of the page share them."""
 
 from __future__ import annotations
 

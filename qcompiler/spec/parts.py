@@ -16,14 +16,17 @@ from typing import Literal, cast
 from qcompiler.errors import SpecError
 from qcompiler.formats import Format, parse_format
 from qcompiler.formats.extents import block_counts, mask_bits
+from qcompiler.spec.outliers import Outliers
 
 StoredName = Literal["f32", "f16", "bf16", "i8"]
 STORED_BITS: dict[StoredName, int] = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8}
 
 _EXAMPLES = (
     "table=f16(-1,-1) | along=1 | signs | keep=4:16 | planes=2 | nested=6,4 | remainder=16:f16 | sets=25 | "
-    "segments=64*int2,64*int4"
+    "segments=64*int2,64*int4 | outliers=BwMQ"
 )
+_SEGMENT_BITS = 32
+"""The length of a segment and the number of its format."""
 _TABLE = re.compile(r"(f32|f16|bf16|i8)\((-?\d+(?:,-?\d+)*)\)")
 _REMAINDER = re.compile(r"([1-9]\d*):(f32|f16|bf16|i8)")
 
@@ -69,10 +72,10 @@ class Parts:
     planes: the tensor is the sum of so many tensors of this spec, each with its own scales. nested: narrower widths
     whose models lie inside the codes. remainder: a low-rank matrix to add. sets: so many sets of scales, one of which
     an index chooses at run time (time step, position, region). segments: sizes along the axis whose slices have
-    formats of their own, none wider than the spec's.
+    formats of their own, none wider than the spec's. outliers: single elements that stay in half precision.
 
     Text: `table=f16(-1,-1) along=1 signs keep=4:16 planes=2 nested=6,4 remainder=16:f16 sets=25
-    segments=128*int2,64*int4`.
+    segments=128*int2,64*int4 outliers=BwMQ`.
     Raises SpecError for values that make no sense.
     """
 
@@ -85,6 +88,7 @@ class Parts:
     remainder: Remainder | None = None
     sets: int = 1
     segments: tuple[tuple[int, Format], ...] = ()
+    outliers: Outliers | None = None
 
     def __post_init__(self) -> None:
         if self.planes < 1 or self.sets < 1:
@@ -138,6 +142,7 @@ class Parts:
             remainder=_parse_remainder(found["remainder"], where) if "remainder" in found else None,
             sets=_whole(found.get("sets", "1"), where),
             segments=_parse_segments(found["segments"], where) if "segments" in found else (),
+            outliers=Outliers(found["outliers"]) if "outliers" in found else None,
         )
         return None if parts == Parts() else parts
 
@@ -159,7 +164,9 @@ class Parts:
         if self.remainder:
             columns = math.prod(shape[1:])
             total += self.remainder.rank * (shape[0] + columns) * STORED_BITS[self.remainder.stored]
-        return total
+        if self.outliers:
+            total += self.outliers.bits
+        return total + len(self.segments) * _SEGMENT_BITS
 
     def kept(self, shape: Sequence[int]) -> int:
         """Elements that are stored: all of them without a mask."""

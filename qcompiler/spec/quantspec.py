@@ -121,10 +121,14 @@ class QuantSpec:
 
     @property
     def numbers(self) -> str:
-        """The formats of its codes: one name, or those of all segments with `+` between them, narrowest first."""
+        """The formats of its codes: one name, or those of all segments with `+` between them, narrowest first.
+
+        That of elements which are kept comes last.
+        """
         segments = self.parts.segments if self.parts else ()
         kinds = sorted({number.storage_bits: number.name for _, number in segments}.items())
-        return "+".join(name for _, name in kinds) or self.format.name
+        found = "+".join(name for _, name in kinds) or self.format.name
+        return f"{found}+f16" if self.parts and self.parts.outliers else found
 
     @property
     def block(self) -> tuple[int, ...]:
@@ -265,6 +269,8 @@ def _part_problem(spec: QuantSpec, parts: Parts) -> tuple[str, str] | None:
         )
     if parts.remainder and spec.rank < 2:
         return "a remainder needs a matrix", "leave it out"
+    if parts.outliers and parts != Parts(outliers=parts.outliers):
+        return "single elements are kept beside plain codes only", "leave the other parts out"
     return _segment_problem(spec, parts) if parts.segments else None
 
 

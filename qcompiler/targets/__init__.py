@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qcompiler.cost import Roofline
 from qcompiler.errors import SpecError
+from qcompiler.pass_text import name_and_options
 from qcompiler.target import Accept, Backend, Kernel, Need, Slot, Target
 
 _FOLDER = Path(__file__).parent
@@ -95,13 +96,15 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     """Reads a device.
 
     Args:
-        name: of a device that comes with the package, or a path to a data file of one's own.
+        name: of a device that comes with the package, or a path to a data file of one's own; settings in braces take
+            the place of the file's: `onnxruntime{weight_only=fast, opset=17}`.
         backends: the code behind each target family, by name.
 
     Raises:
         SpecError: for an unknown name, and for a file that cannot be read or names what does not exist.
     """
-    path = _path(name)
+    plain, settings = name_and_options(name) if isinstance(name, str) else (name, {})
+    path = _path(plain)
     try:
         file = TargetFile.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -119,7 +122,9 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     backend = backends[file.backend]
     _check(file, backend, path)
     kernels = tuple(_kernel(row, path) for row in file.kernels)
-    return Target(file.name, backend, kernels, file.description, file.settings, file.device)
+    told = f"{{{', '.join(f'{key}={value}' for key, value in settings.items())}}}" if settings else ""
+    changed = {key: yaml.safe_load(value) for key, value in settings.items()}
+    return Target(file.name + told, backend, kernels, file.description, {**file.settings, **changed}, file.device)
 
 
 def _kernel(row: KernelRow, path: Path) -> Kernel:

@@ -55,6 +55,15 @@ def _listed(node: ir.Node) -> list[int]:
     return [] if found is None else [int(axis) for axis in found.as_ints()]
 
 
+def pool_reals(editor: Editor, node: ir.Node) -> bool:
+    """MaxPool in float in front of a quantizer stays there: a sum of one term hides the quantizer from it."""
+    quantizer = only_reader(node.outputs[0], "QuantizeLinear") if node.op_type == "MaxPool" else None
+    if quantizer is None or maker(node.inputs[0], "DequantizeLinear") is not None:
+        return False
+    quantizer.replace_input_with(0, editor.before(quantizer, "Sum", [node.outputs[0]]))
+    return True
+
+
 def pad_codes(editor: Editor, node: ir.Node) -> bool:
     """Padding with a constant between two equal grids moves to the codes."""
     mode = node.attributes.get("mode") if node.op_type == "Pad" else None
@@ -165,6 +174,14 @@ def _packed(codes: np.ndarray) -> np.ndarray:
     return as_numpy(pack(torch.from_numpy(np.ascontiguousarray(codes)).to(torch.int32), 4))
 
 
+RUNTIME_RULES: tuple[Rule, ...] = (
+    Rule(
+        "pool_reals",
+        "the runtime moves a quantizer in front of MaxPool, which on codes of no convolution is a hundred times slower",
+        pool_reals,
+    ),
+)
+"""For onnxruntime: what it would otherwise move to where it is slow."""
 RULES: tuple[Rule, ...] = (
     Rule("mean_as_pool", "ReduceMean has no integer kernel, GlobalAveragePool has", mean_as_pool),
     Rule("pad_codes", "padding between codes runs in float", pad_codes),

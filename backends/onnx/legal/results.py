@@ -8,10 +8,13 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.legal.edit import Editor, Rule, grid_of, known, maker, only_reader, readers
+from qcompiler.backends.onnx.legal.edit import Editor, Rule, grid_of, known, maker, number, only_reader, readers
 
 _LARGEST = 255.0
 _ABSORBED = ("Clip", "Relu")
+_FUSED_WITH_GEMM = (
+    "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
 
 
 def unquantized_results(graph: ir.Graph) -> list[ir.Value]:
@@ -80,6 +83,22 @@ def keep_in_float(editor: Editor, node: ir.Node) -> bool:
     return True
 
 
+def part_from_activation(editor: Editor, node: ir.Node) -> bool:
+    """An activation in float behind an integer Gemm: a Reshape to the same shape, which costs nothing, parts them."""
+    gemm = maker(node.inputs[0], "Gemm") if node.op_type in _FUSED_WITH_GEMM else None
+    if gemm is None or only_reader(gemm.outputs[0], node.op_type) is None or not _quantized(gemm):
+        return False
+    if node.op_type in _ABSORBED and only_reader(node.outputs[0], "QuantizeLinear") is not None:
+        return False
+    weight = known(maker(gemm.inputs[1], "DequantizeLinear").inputs[0])  # pyright: ignore[reportOptionalMemberAccess]
+    if weight is None:
+        return False
+    columns = weight.shape[0 if number(gemm, "transB", 0) else 1]
+    shape = editor.constant(np.array([-1, columns]), "shape")
+    node.replace_input_with(0, editor.before(node, "Reshape", [gemm.outputs[0], shape]))
+    return True
+
+
 def _varies(value: ir.Value | None) -> bool:
     """Whether a value depends on an input of the graph."""
     waiting, seen = [value], {value}
@@ -134,6 +153,12 @@ RUNTIME_RULES: tuple[Rule, ...] = (
         "keep_in_float",
         "the runtime quantizes a float weight between codes on its own account, with one scale for the whole of it",
         keep_in_float,
+    ),
+    Rule(
+        "part_from_activation",
+        "Gemm and an activation become one float operator before integer patterns are looked for, which dequantizes "
+        "the weight at every run",
+        part_from_activation,
     ),
 )
 """For onnxruntime: what is asked to stay in float does."""

@@ -3,12 +3,12 @@
 Formula   fisher: 1/2 sum_i F_ii d_i^2, F = E[g g^T], g the gradient of a class drawn from the model (of a random
           direction of the results, for squares). gauss_newton: 1/2 E[(g^T d)^2], all entries of F. hessian_trace:
           1/2 tr(H) / n |d|^2 with tr(H) = E[v^T H v], v = +-1. hessian_eigenvalue: 1/2 lambda_max(H) / n |d|^2 of the
-          weights
+          weights, lambda_max by Lanczos' method
 Shapes    float64 [options, samples], [options, parts x probes] for the trace, [options, 1] for the eigenvalue
 Promise   not below 0; what passes no gradient is refused by name
 Needs     calibration data, differentiable operators; two derivatives for the Hessian
-Source    Dong et al. 2019, "HAWQ"; Dong et al. 2020, "HAWQ-V2"; Hutchinson 1989; fisher after Martens 2020, "New
-          Insights and Perspectives on the Natural Gradient Method"
+Source    Dong et al. 2019, "HAWQ"; Dong et al. 2020, "HAWQ-V2"; Hutchinson 1989; Lanczos 1950; fisher after Martens
+          2020, "New Insights and Perspectives on the Natural Gradient Method"
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from qcompiler.passes.allocate.sensitivity.method import Harm, Place, Subject
 _SETTLED = 0.05
 """A mean is good enough when its standard error is this part of it."""
 _EIGEN_TOLERANCE = 1e-2
+_EXHAUSTED = 1e-5
+"""A new direction as small as this is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class HessianEigenvalue:
 
     Args:
         loss: `auto`, `divergence` or `squares`.
-        rounds: most steps of the power iteration.
+        rounds: most products with the Hessian.
         samples: most samples.
     """
 
@@ -200,20 +202,31 @@ def probe_traces(
 def largest_eigenvalue(
     first: Sequence[Tensor], leaves: Sequence[Tensor], rounds: int, generator: torch.Generator
 ) -> float:
-    """Rayleigh quotient after power iteration on one block of the Hessian."""
-    vectors = [torch.randn(leaf.shape, generator=generator) for leaf in leaves]
+    """Largest eigenvalue of one block of the Hessian, by Lanczos' method; below the true one until it has settled."""
+    vector = torch.cat([torch.randn(leaf.numel(), generator=generator) for leaf in leaves])
+    basis: list[Tensor] = []
+    products: list[Tensor] = []
     found = 0.0
-    for _ in range(rounds):
-        length = torch.stack([vector.square().sum() for vector in vectors]).sum().sqrt().clamp(min=1e-30)
-        vectors = [vector / length for vector in vectors]
-        product = torch.stack([(row * vector).sum() for row, vector in zip(first, vectors, strict=True)]).sum()
-        following = torch.autograd.grad(product, list(leaves), retain_graph=True, materialize_grads=True)
-        before = found
-        found = float(sum((row * vector).sum() for row, vector in zip(following, vectors, strict=True)))
-        vectors = list(following)
-        if abs(found - before) <= _EIGEN_TOLERANCE * abs(found):
+    for _ in range(min(rounds, len(vector))):
+        basis.append(vector / vector.norm().clamp(min=1e-30))
+        parts = basis[-1].split([leaf.numel() for leaf in leaves])
+        product = torch.stack([(row.flatten() * part).sum() for row, part in zip(first, parts, strict=True)]).sum()
+        second = torch.autograd.grad(product, list(leaves), retain_graph=True, materialize_grads=True)
+        products.append(torch.cat([row.flatten() for row in second]))
+        small = (torch.stack(basis) @ torch.stack(products).T).double()
+        before, found = found, float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
+        vector = _beside(products[-1], basis)
+        if abs(found - before) <= _EIGEN_TOLERANCE * abs(found) or vector.norm() <= _EXHAUSTED * products[-1].norm():
             break
     return found
+
+
+def _beside(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
+    """What of a vector is at right angles to others; twice, for what rounding leaves."""
+    rows = torch.stack(list(basis))
+    for _ in range(2):
+        vector = vector - rows.T @ (rows @ vector)
+    return vector
 
 
 def _mean_loss(subject: Subject, run: gr.Run, part: gr.Sample, loss: gr.Kind) -> Tensor:

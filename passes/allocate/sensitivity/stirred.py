@@ -72,10 +72,10 @@ class NoiseToggle:
     """Error of the results under noise as wide as a grid's steps.
 
     Args:
-        draws: how many noises.
+        draws: how many noises each batch gets.
     """
 
-    draws: int = 4
+    draws: int = 2
     name: ClassVar[str] = "noise_toggle"
     needs_data: ClassVar[bool] = True
     judged_by: ClassVar[Harm] = "error"

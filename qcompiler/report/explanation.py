@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from qcompiler.errors import InputError
+from qcompiler.plan import Plan
 
 VERSION = 1
 EXPLANATION_FILE = "explanation.json"
@@ -39,7 +40,7 @@ FindingKind = Literal[
     "dead tensor",
     "not finite",
 ]
-MendKind = Literal["recalibrate", "range method", "more bits", "finer scales", "exclude", "redo"]
+MendKind = Literal["recalibrate", "more bits", "finer scales", "exclude", "redo"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Explanation:
         deployed: whether the last point is what ships, and not the quantized program.
         findings: what is wrong, worst first.
         mends: best first.
+        plan: with the mends that were made and help; None where none does.
         notes: what the user should know.
     """
 
@@ -137,6 +139,7 @@ class Explanation:
     deployed: bool = False
     findings: tuple[Finding, ...] = ()
     mends: tuple[Mend, ...] = ()
+    plan: Plan | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -158,7 +161,10 @@ class Explanation:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON data; `from_dict` inverts it."""
-        return {"version": VERSION, **_plain(dataclasses.asdict(self))}
+        words = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        words |= {name: [dataclasses.asdict(item) for item in words[name]] for name in ("parts", "findings", "mends")}
+        words["plan"] = None if self.plan is None else self.plan.to_json()
+        return {"version": VERSION, **_plain(words)}
 
     @staticmethod
     def from_dict(data: object) -> Explanation:
@@ -176,6 +182,7 @@ class Explanation:
                 "findings": tuple(Finding(**item) for item in words["findings"]),
                 "mends": tuple(Mend(**item) for item in words["mends"]),
                 "notes": tuple(words["notes"]),
+                "plan": None if words["plan"] is None else Plan.from_json(words["plan"]),
             }
             return Explanation(**(words | lists))
         except (KeyError, TypeError) as error:
