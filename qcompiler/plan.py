@@ -35,6 +35,13 @@ class Assignment:
     result_at: str = ""
 
 
+KEPT = "kept in float by the recipe"
+LEFT_IN_FLOAT = "left in float by the allocation"
+EXCLUDED = "kept in float because its error costs too much"
+ON_PURPOSE = frozenset({KEPT, LEFT_IN_FLOAT, EXCLUDED})
+"""Reasons of operators that stay in float because somebody wanted it, and not for want of a kernel."""
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """That a solver turned what an operator reads into parts, which the graph puts together; no kernel reads them.

@@ -18,9 +18,8 @@ from qcompiler.job import Job
 from qcompiler.lone_layers import Bench
 from qcompiler.passes.allocate import MixedPrecision, UsePlan
 from qcompiler.passes.allocate.costs import planned_bytes
-from qcompiler.passes.allocate.mixed import LEFT_IN_FLOAT
 from qcompiler.pipeline import Context, Pass, Step, run_passes
-from qcompiler.plan import Assignment, Decomposition
+from qcompiler.plan import EXCLUDED, LEFT_IN_FLOAT, Assignment, Decomposition
 from qcompiler.report import LatencyReport, Report
 from qcompiler.spec import bits_per_element
 from qcompiler.target import Target
@@ -268,7 +267,7 @@ def _assigned(node: Node) -> Assignment | None:
 
 
 def _was_offered(node: Node) -> bool:
-    return node.meta.get("asked") != "float" or node.meta.get("refusal") == LEFT_IN_FLOAT
+    return node.meta.get("asked") != "float" or node.meta.get("refusal") in (LEFT_IN_FLOAT, EXCLUDED)
 
 
 def _changed(job: Job, change: Callable[[MixedPrecision], Pass]) -> Job:

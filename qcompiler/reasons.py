@@ -128,10 +128,19 @@ def _what_happened(before: Program, after: Program, node: Node, partner: str | N
     if isinstance(assigned, Assignment) and assigned != node.meta.get("assignment"):
         numbers = tuple(f"{name}: {spec}" for name, spec in assigned.inputs.items())
         return Answer(step.text, node.name, op, module, f"it got kernel {assigned.kernel}", numbers, refused=False)
+    host = next((other.name for other in after.nodes if other is not made and _absorbs(other, partner)), "")
+    if host and isinstance(parse_pass(step.text, catalogue()).promise, Annotates):
+        return Answer(step.text, node.name, op, module, f"the kernel of %{host} computes it too", refused=False)
     near = _nearest(before, node, step.refusals)
     told = tuple(f"%{refusal.node}: {refusal.reason}" for refusal in near)
     reason = "the pass left it as it is and noted no reason"
     return Answer(step.text, node.name, op, module, reason + ("; the nearest refusals:" if near else ""), told)
+
+
+def _absorbs(node: Node, name: str) -> bool:
+    """Whether the kernel of a node also computes the operator called `name`."""
+    assigned = node.meta.get("assignment")
+    return isinstance(assigned, Assignment) and assigned.result_at == name
 
 
 def _nearest(program: Program, start: Node, refusals: Sequence[Refusal]) -> list[Refusal]:

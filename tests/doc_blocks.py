@@ -80,10 +80,12 @@ class Reader:
         Raises:
             Differs: when something cannot be done as the page says.
         """
-        known = set(sys.modules)
+        known, paths = set(sys.modules), list(sys.path)
+        sys.path.insert(0, str(self.folder))
         try:
             return self._page(text)
         finally:
+            sys.path[:] = paths
             for name in set(sys.modules) - known:
                 if str(getattr(sys.modules[name], "__file__", "")).startswith(str(self.folder)):
                     del sys.modules[name]

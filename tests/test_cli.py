@@ -16,6 +16,7 @@ from qcompiler.cli.sources import call_factory, open_model
 from qcompiler.compiler import parse
 from qcompiler.errors import AuditError, InputError, ParseError
 from qcompiler.passes.recipes import load_recipe
+from qcompiler.report import Report
 from tests.cli_tools import TEXT, compile_line, make_folder
 
 
@@ -86,6 +87,14 @@ def test_an_error_is_its_message_and_exits_with_1(capsys: pytest.CaptureFixture[
 def test_traceback_on_wish(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dump", "nowhere.onnx", "--traceback"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_audit_shows_the_module_of_each_layer(artefact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", str(artefact)]) == 0
+    table = capsys.readouterr().out
+    assert table.split("\n")[0].split()[:2] == ["layer", "module"]
+    for layer in Report.load(artefact / "report.json").layers:
+        assert f"{layer.name} {layer.module} {layer.op}" in " ".join(table.split())
 
 
 def test_a_failed_strict_audit_exits_with_3(

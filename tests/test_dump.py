@@ -228,3 +228,19 @@ def test_model_explorer_edges_lead_to_nodes_that_are_there(kept: Path, capsys: p
 
 def test_the_page_is_that_of_an_artefact(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert dumped(capsys, made[0], "--format", "html").strip() == (made[0] / "report.html").read_text().strip()
+
+
+def test_around_takes_the_first_operator_of_a_module() -> None:
+    text = """program @p stage=canonical {
+  input %x : f32[2]
+  %a = aten.sin %x : f32[2]
+  %b = aten.relu %a : f32[2]  ; from net.block.act
+  %c = aten.sin %b : f32[2]  ; from net.block.out
+  return %c
+}
+"""
+    program = parse(text)
+    assert selected(program, Selection(around="net.block.act", depth=0)) == {"b"}
+    assert selected(program, Selection(around="net.block", depth=0)) == {"b"}
+    with pytest.raises(InputError, match=r"no node '%net\.other'"):
+        selected(program, Selection(around="net.other", depth=0))

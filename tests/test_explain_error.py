@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import qcompiler
 from qcompiler.cli.app import run
 from qcompiler.errors import InputError, UnsupportedError
-from qcompiler.explain import Explanation, Subject, explain
+from qcompiler.explain import Explanation, Subject, driver, explain
 from qcompiler.explain.causes import causes_of
 from qcompiler.explain.decompose import slopes
+from qcompiler.explain.mends import Change, changed_plan
 from qcompiler.explain.sites import find_sites, record, run_with
 from qcompiler.explain.verify import passes_behind
 from qcompiler.ir.interp import evaluate
@@ -25,7 +26,8 @@ from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Node, Program
 from qcompiler.job import prepare, run_job
 from qcompiler.pipeline import Options
-from qcompiler.plan import plan_of
+from qcompiler.plan import EXCLUDED, Plan, plan_of
+from qcompiler.report.explanation import Mend
 from qcompiler.spec import QuantSpec, choose_qparams
 
 FLOAT = """
@@ -223,6 +225,48 @@ def test_mends_are_made_and_measured_and_their_plan_compiles_better(folder: Path
     assert before is not None
     assert after is not None
     assert after > before + 0.5
+
+
+def test_what_a_plan_leaves_in_float_on_purpose_is_no_fallback(folder: Path) -> None:
+    plan = qcompiler.load(folder).plan
+    layer = next(iter(plan.assignments))
+    made = qcompiler.compile(network(), calibration=IMAGES, plan=changed_plan(plan, layer, None), strict=True)
+    (kept,) = made.report.kept_in_float()[EXCLUDED]
+    assert (kept.name, kept.requested) == (layer, "float")
+
+
+@pytest.mark.parametrize("combined", [-0.03, 1.5])
+def test_the_plan_is_the_best_that_was_measured(folder: Path, monkeypatch: pytest.MonkeyPatch, combined: float) -> None:
+    artifact = qcompiler.load(folder)
+    singles = iter((0.27, 1.17))
+
+    def measured(change: Change, *rest: object) -> Change:
+        return replace(change, mend=replace(change.mend, measured_db=next(singles)))
+
+    def two_layers(program: Program, plan: Plan, *rest: object) -> list[Change]:
+        return [
+            Change(Mend("exclude", name, name, name, 3.0), changed_plan(plan, name, None))
+            for name in list(plan.assignments)[:2]
+        ]
+
+    tried: list[Plan] = []
+    errors = iter((1.0, 10 ** (-combined / 10)))
+    monkeypatch.setattr(driver, "verified", measured)
+    monkeypatch.setattr(driver, "plan_mends", two_layers)
+    monkeypatch.setattr(driver, "requantized", lambda reference, plan, *rest: tried.append(plan))
+    monkeypatch.setattr(driver, "result_error", lambda *given: next(errors))
+    found = artifact.explain(IMAGES, verify=2)
+    assert found.plan is not None
+    assert len(tried) == 1
+    assert len(found.plan.refusals) - len(artifact.plan.refusals) == (2 if combined > 1.17 else 1)
+    assert list(artifact.plan.assignments)[1] not in found.plan.assignments
+    assert f"wins {combined:+.2f} dB" in found.notes[-1]
+
+
+def test_a_channel_never_has_more_than_all_of_a_part() -> None:
+    tally = driver._Tally(two())
+    tally.channels[None, "weight rounding"] = torch.tensor([3.0, -2.0, 1.0])
+    assert tally.worst_channel((None, "weight rounding"), 2.0) == (0, 0.5)
 
 
 def test_an_artefact_without_its_float_program_says_so(tmp_path: Path) -> None:

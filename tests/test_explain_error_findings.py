@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from qcompiler.cli.explain import finding_rows
 from qcompiler.explain import Subject, explain
 from qcompiler.explain.causes import Grid
 from qcompiler.explain.diagnose import activation_fault
 from qcompiler.explain.weight_faults import weight_fault
 from qcompiler.ir.program import Program
 from qcompiler.job import prepare, run_job
+from qcompiler.report.explanation import Finding
 from qcompiler.spec import QuantSpec, choose_qparams, quantize
 from qcompiler.stats import Batch
 
@@ -183,3 +185,16 @@ def test_samples_of_another_size_are_a_stale_calibration(made: tuple[Program, Pr
     found = explain(Subject(reference, quantized), [[8 * batch[0]]])
     assert found.findings
     assert {finding.kind for finding in found.findings} == {"stale calibration"}
+    (mend,) = found.mends
+    assert mend.text.startswith(f"find {len(found.findings)} ranges anew: %{found.findings[0].tensor}, ")
+
+
+def test_many_stale_ranges_are_one_line_with_the_worst_first() -> None:
+    shares = {"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3}
+    stale = [Finding(name, f"to_{name}", "stale calibration", "4 of 4; more", 1.0, x) for name, x in shares.items()]
+    other = Finding("w", "to_w", "bad scale", "its own", 1.0, 0.05)
+    rows = finding_rows([*stale, other], {"to_b": "block.b", "to_w": "block.w"})
+    assert rows == [
+        ("4 activations: %b, %d, %c, ...", "block.b", "stale calibration", "100.0%", "4 of 4"),
+        ("%w", "block.w", "bad scale", "5.0%", "its own"),
+    ]

@@ -179,3 +179,22 @@ def test_a_pass_or_site_that_is_not_there_is_said_so(
     assert run(["why", str(made[1]), "dance"]) == 2
     assert run(["why", str(made[1]), "assign", "nowhere"]) == 1
     assert "provenance" in capsys.readouterr().err
+
+
+ABSORBED = """program @p stage=canonical {
+  input %x : f32[2,3,6,6]
+  param %w : f32[4,3,3,3] = normal(seed=1)
+  %conv = aten.conv2d %x, %w, none : f32[2,4,4,4]  ; from block.conv
+  %relu = aten.relu %conv : f32[2,4,4,4]  ; from block.act
+  %sin = aten.sin %relu : f32[2,4,4,4]
+  return %sin
+}
+"""
+
+
+def test_what_a_kernel_absorbs_is_not_refused() -> None:
+    before, after, step = ran(ABSORBED, "assign{scheme=w8a8}")
+    assert [refusal.node for refusal in step.refusals] == ["sin"]
+    (answer,) = site_answers(before, after, step, "relu", load_target("onnxruntime", backends()))
+    assert not answer.refused
+    assert answer.reason == "the kernel of %conv computes it too"

@@ -121,8 +121,8 @@ def settled(
     others = replace(problem, limits={name: most for name, most in problem.limits.items() if name != RESOURCE})
     for name, choice in judge.uniform(others).items():
         tried.setdefault(choice, f"uniform {name} is taken: no mixed plan that keeps the limits is better")
-        quicker = _quicker(others, latency, choice)
-        tried.setdefault(quicker, f"uniform {name} is taken with every change that makes it faster")
+        changed = quicker(others, latency, choice)
+        tried.setdefault(changed, f"uniform {name} is taken with every change that makes it faster")
     taken = {choice: latency.seconds(choice) for choice in tried}
     kept = [choice for choice, seconds in taken.items() if seconds <= limit * (1 + TOLERANCE)]
     if not kept:
@@ -136,10 +136,15 @@ def settled(
     return best, tried[best]
 
 
-def _quicker(problem: Problem, latency: Latency, choice: Choice) -> Choice:
+def quicker(problem: Problem, latency: Latency, choice: Choice) -> Choice:
     """A choice after every change of one unit that makes the whole faster and keeps the limits, one after another.
 
     Tables add up what three and more units save together wrongly; this needs none.
+
+    Args:
+        problem: says what is within the limits; latency is none of them.
+        latency: the cost.
+        choice: where it starts.
     """
     least = latency.seconds(choice)
     for place, unit in enumerate(problem.units):

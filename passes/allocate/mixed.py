@@ -45,12 +45,11 @@ from qcompiler.passes.allocate.time_ranges import check_ranges, divide, mean_tab
 from qcompiler.passes.allocate.uniform import kept_nodes
 from qcompiler.passes.allocate.units import FLOAT, Offer, offer, pin
 from qcompiler.pipeline import Annotates, Context, Promise
-from qcompiler.plan import Assignment
+from qcompiler.plan import LEFT_IN_FLOAT, Assignment
 from qcompiler.simulate import Simulation
 from qcompiler.spec import Number, Scheme, parse_scheme
 from qcompiler.target import Target
 
-LEFT_IN_FLOAT = "left in float by the allocation"
 DataName = Literal["calibration", "synthetic"]
 GroupBudgets = Literal["shared", "split"]
 _DEFAULT = "w8a16|w4a16g32|w3a16g32|w2a16g32"

@@ -16,11 +16,12 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from qcompiler.errors import SpecError, UnsupportedError
+from qcompiler.ir.pattern import Refusal
 from qcompiler.ir.program import Node, Program, Stage, all_nodes
 from qcompiler.ir.region import INSIDE, inner_layers
 from qcompiler.ir.types import TensorType
 from qcompiler.pipeline import Annotates, Context, Promise
-from qcompiler.plan import Assignment
+from qcompiler.plan import KEPT, Assignment
 from qcompiler.qparams import stored_spec
 from qcompiler.spec import Number, QuantSpec, Scheme, parse_scheme
 from qcompiler.target import Choice, Slot
@@ -59,6 +60,7 @@ class Assign:
         kept = kept_nodes(program, self.keep)
         schemes = self._schemes(program, kept)
         choices: dict[Node, Choice] = {}
+        without: dict[Node, Refusal] = {}
         for node in program.nodes:
             node.meta.pop("assignment", None)
             node.meta.pop("refusal", None)
@@ -66,7 +68,7 @@ class Assign:
             _refuse_regions(node)
             if not isinstance(program.type(node), TensorType):
                 continue
-            choice = "kept in float by the recipe" if node in kept else ctx.target.choose(program, node, schemes[node])
+            choice = KEPT if node in kept else ctx.target.choose(program, node, schemes[node])
             if isinstance(choice, Choice):
                 choices[node] = choice
             elif isinstance(choice, str):
@@ -74,9 +76,9 @@ class Assign:
             elif _has_weight(program, node) and _asks(program, node, schemes[node]):
                 node.meta["refusal"] = choice.reason
             else:
-                ctx.refuse(node, choice.reason, depth=choice.depth)
+                without[node] = choice
         chosen = connected(program, choices)
-        _tell_unconnected(ctx, choices, chosen)
+        _tell_refused(program, ctx, choices, chosen, without)
         for node, choice in chosen.items():
             node.meta["assignment"] = assignment(program, node, choice)
         if not chosen and not kept:
@@ -193,10 +195,20 @@ def slot_spec(program: Program, slot: Slot, node: Node, number: Number) -> Quant
     return number.spec(rank)
 
 
-def _tell_unconnected(ctx: Context, choices: Mapping[Node, Choice], chosen: Mapping[Node, Choice]) -> None:
-    """Says why operators that a kernel would take stay in float."""
+def _tell_refused(
+    program: Program,
+    ctx: Context,
+    choices: Mapping[Node, Choice],
+    chosen: Mapping[Node, Choice],
+    without: Mapping[Node, Refusal],
+) -> None:
+    """Says why operators stay in float, for want of a kernel or of neighbours; those that a kernel absorbs do not."""
+    absorbed = {result_node(program, node, choice) for node, choice in chosen.items() if choice.result is not None}
+    for node, refusal in without.items():
+        if node not in absorbed:
+            ctx.refuse(node, refusal.reason, depth=refusal.depth)
     for node, choice in choices.items():
-        if node not in chosen:
+        if node not in chosen and node not in absorbed:
             reason = f"{choice.kernel.name} hands integers on, and its neighbours are not all quantized"
             ctx.refuse(node, reason, "quantize what it reads and what reads it", depth=2)
 

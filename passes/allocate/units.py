@@ -22,7 +22,7 @@ from qcompiler.passes.allocate.measures import Costs
 from qcompiler.passes.allocate.network_segments import UnitKind, groups
 from qcompiler.passes.allocate.problem import Option, Unit
 from qcompiler.passes.allocate.uniform import activations, assignment, connected, result_node
-from qcompiler.plan import Assignment
+from qcompiler.plan import KEPT, Assignment
 from qcompiler.spec import Number, Scheme
 from qcompiler.target import Choice, Target
 
@@ -122,7 +122,7 @@ def offer(
     refusals: dict[str, str] = {}
     for node in program.nodes:
         if node in kept:
-            refusals[node.name] = "kept in float by the recipe"
+            refusals[node.name] = KEPT
         elif isinstance(program.type(node), TensorType):
             found, reason = _choices(program, target, node, named)
             if found:

@@ -24,7 +24,7 @@ from qcompiler.passes.allocate.predictor import Predictor
 from qcompiler.passes.allocate.problem import TOLERANCE, Option, Unit
 from qcompiler.passes.allocate.uniform import slot_spec
 from qcompiler.pipeline import Annotates, Context, Promise
-from qcompiler.plan import MEASURED, Assignment, Plan
+from qcompiler.plan import MEASURED, ON_PURPOSE, Assignment, Plan
 from qcompiler.spec import QuantSpec
 from qcompiler.target import Kernel, Slot, Target
 
@@ -67,7 +67,7 @@ class UsePlan:
         for node in program.nodes:
             node.meta.pop("assignment", None)
             node.meta.pop("refusal", None)
-            node.meta["asked"] = plan.scheme
+            node.meta["asked"] = "float" if plan.refusals.get(node.name) in ON_PURPOSE else plan.scheme
             if node.name in plan.assignments:
                 chosen = plan.assignments[node.name]
                 if chosen.kernel not in kernels:

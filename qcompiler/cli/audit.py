@@ -15,6 +15,7 @@ from qcompiler.cli.options import examples, print_json, print_table, shared
 if TYPE_CHECKING:
     import torch
 
+    from qcompiler.report import LayerReport
     from qcompiler.target import LayerAudit
 
 
@@ -95,9 +96,14 @@ def _layers(model: Path) -> Sequence[LayerAudit]:
 
     artifact = load(model)
     target = load_target(artifact.manifest.target, backends())
-    asked = {layer.name: layer.requested for layer in artifact.report.layers}
+    known = {layer.name: layer for layer in artifact.report.layers}
     layers = target.backend.audit(artifact.program, target, model)
-    return [replace(layer, requested=asked.get(layer.name, layer.requested)) for layer in layers]
+    return [_as_reported(layer, known.get(layer.name)) for layer in layers]
+
+
+def _as_reported(layer: LayerAudit, known: LayerReport | None) -> LayerAudit:
+    """What the audit found, with the wish and the module that the report of the compilation names."""
+    return layer if known is None else replace(layer, requested=known.requested, module=known.module)
 
 
 def _samples(path: Path) -> Sequence[Mapping[str, torch.Tensor]]:
@@ -124,11 +130,21 @@ def _print_changes(changes: Sequence[dict[str, object]]) -> None:
 
 
 def _print_layers(layers: Sequence[LayerAudit]) -> None:
+    placed = any(layer.module for layer in layers)
     rows = [
-        (layer.name, layer.op, layer.requested, layer.realised, "yes" if layer.ok else "NO", _told(layer))
+        (
+            layer.name,
+            *([layer.module] if placed else []),
+            layer.op,
+            layer.requested,
+            layer.realised,
+            "yes" if layer.ok else "NO",
+            _told(layer),
+        )
         for layer in layers
     ]
-    print_table(("layer", "operator", "asked for", "runs as", "as asked", "why, and what to do"), rows)
+    places = ("module",) if placed else ()
+    print_table(("layer", *places, "operator", "asked for", "runs as", "as asked", "why, and what to do"), rows)
     quantized = [layer for layer in layers if layer.requested != "float"]
     right = sum(layer.ok for layer in quantized)
     click.echo(f"\n{right} of {len(quantized)} quantized layers run as asked, {len(layers) - len(quantized)} are float")

@@ -55,7 +55,7 @@ _COLUMNS = "specs, statistics, errors, symmetries, costs, provenance"
     show_default=True,
     help="html is the page: of an artefact the one that it holds, else of all steps.",
 )
-@click.option("--around", default="", metavar="NODE", help="Only this node and its neighbourhood.")
+@click.option("--around", default="", metavar="NODE", help="Only this node (or module) and its neighbourhood.")
 @click.option("--depth", type=click.IntRange(min=0), default=2, show_default=True, help="How far --around looks.")
 @click.option("--from", "first", default="", metavar="NODE", help="Only what depends on this node.")
 @click.option("--to", "last", default="", metavar="NODE", help="Only what this node depends on.")

@@ -10,12 +10,13 @@ import click
 from qcompiler.cli.options import examples, print_json, print_table, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from qcompiler.explain import Explanation
-    from qcompiler.report.explanation import Mend
+    from qcompiler.report.explanation import Finding, Mend
 
 _ROWS = 12
+_NAMED = 3
 
 
 @click.command(
@@ -41,7 +42,7 @@ _ROWS = 12
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the plan with the mends that help there; `compile --plan` applies it.",
+    help="Write the best plan that was measured there; `compile --plan` applies it.",
 )
 @shared
 def explain_command(
@@ -65,7 +66,7 @@ def explain_command(
         return print_json(found.to_dict())
     _print(found)
     if output is not None:
-        click.echo(f"\nplan with the mends that help: {output}  (apply it with compile --plan {output})")
+        click.echo(f"\nbest plan that was measured: {output}  (apply it with compile --plan {output})")
     return None
 
 
@@ -93,21 +94,57 @@ def _explained(
 def _print(found: Explanation) -> None:
     what = "what ships" if found.deployed else "the quantized program"
     click.echo(f"@{found.model}: {what} is at {found.sqnr_db:.2f} dB on {found.samples} samples, mse {found.mse:.4g}")
+    modules = {part.layer: part.module for part in found.parts}
     rows = [
-        (f"%{part.tensor}", part.layer, part.cause, f"{part.share:.1%}", _channel(part.channel, part.channel_share))
+        (
+            f"%{part.tensor}",
+            part.layer,
+            part.module,
+            part.cause,
+            f"{part.share:.1%}",
+            _channel(part.channel, part.channel_share),
+        )
         for part in found.parts[:_ROWS]
     ]
-    print_table(("tensor", "read by", "cause", "share of the error", "most in"), rows)
+    print_table(("tensor", "read by", "of module", "cause", "share of the error", "most in"), rows)
     rest = sum(part.share for part in found.parts[_ROWS:])
     click.echo(f"\n{len(found.parts)} parts, {rest:.1%} in those not shown; they explain {found.explained:.1%}")
     if found.findings:
-        rows = [(f"%{item.tensor}", item.kind, f"{item.share:.1%}", item.evidence) for item in found.findings]
-        print_table(("tensor", "what is wrong", "share of the error", "evidence"), rows, "\nfindings")
+        rows = finding_rows(found.findings, modules)
+        print_table(("tensor", "of module", "what is wrong", "share of the error", "evidence"), rows, "\nfindings")
     if found.mends:
-        rows = [(item.text, item.kind, f"{item.predicted_db:+.2f} dB", _measured(item)) for item in found.mends[:_ROWS]]
-        print_table(("mend", "kind", "foretold", "measured"), rows, "\nmends")
+        rows = [
+            (item.text, modules.get(item.layer, ""), item.kind, f"{item.predicted_db:+.2f} dB", _measured(item))
+            for item in found.mends[:_ROWS]
+        ]
+        print_table(("mend", "of module", "kind", "foretold", "measured"), rows, "\nmends")
     for note in found.notes:
         click.echo(f"note: {note}")
+
+
+def finding_rows(findings: Sequence[Finding], modules: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """A row for each finding, but one for all ranges of a stale calibration, with those that carry most in front.
+
+    Args:
+        findings: worst first.
+        modules: source module of each layer.
+    """
+    rows: list[tuple[str, ...]] = []
+    stale = [item for item in findings if item.kind == "stale calibration"]
+    for item in findings:
+        if item.kind != "stale calibration" or len(stale) <= _NAMED:
+            rows.append(_row(f"%{item.tensor}", modules.get(item.layer, ""), item.kind, item.share, item.evidence))
+        elif item is stale[0]:
+            named = sorted(stale, key=lambda other: -other.share)[:_NAMED]
+            places = ", ".join(dict.fromkeys(filter(None, (modules.get(other.layer, "") for other in named))))
+            told = f"{len(stale)} activations: {', '.join(f'%{other.tensor}' for other in named)}, ..."
+            evidence = item.evidence.partition(";")[0]
+            rows.append(_row(told, places, item.kind, sum(other.share for other in stale), evidence))
+    return rows
+
+
+def _row(tensor: str, module: str, kind: str, share: float, evidence: str) -> tuple[str, ...]:
+    return tensor, module, kind, f"{share:.1%}", evidence
 
 
 def _channel(number: int, share: float) -> str:

@@ -12,7 +12,7 @@ from qcompiler.errors import InputError, QCompilerError
 from qcompiler.explain.causes import causes_of
 from qcompiler.explain.decompose import Slopes, inner, slopes
 from qcompiler.explain.diagnose import diagnose
-from qcompiler.explain.mends import Change, merged, plan_mends, ranked, redo_mends
+from qcompiler.explain.mends import Change, merged, plan_mends, ranked, redo_mends, together
 from qcompiler.explain.sites import RESULT, Record, Site, all_values, find_sites, record
 from qcompiler.explain.verify import requantized, result_error, verified
 from qcompiler.explain.weight_faults import Fault
@@ -90,7 +90,7 @@ def explain(
         tally.add(records[-1])
     found = tally.explanation(sum(map(sample_count, few)))
     faults = diagnose(records[0], tally.shares())
-    redone = redo_mends(records[0], faults, subject.plan)
+    redone = redo_mends(records[0], faults, subject.plan, tally.shares())
     found = replace(found, findings=_findings(faults, tally.shares(), redone))
     if subject.target is None:
         return replace(found, mends=tuple(change.mend for change in ranked(redone)))
@@ -125,22 +125,31 @@ def _with_mends(
             tried.append(change)
     helpful = [change for change in tried if (change.mend.measured_db or 0.0) > 0]
     helpful.sort(key=lambda change: -(change.mend.measured_db or 0.0))
-    plan = merged(subject.plan, [change for change in helpful if change.plan is not subject.plan])
-    if len(helpful) > 1 and plan != subject.plan:
-        together = requantized(subject.reference, plan, subject.passes, target, batches, subject.seed)
-        gain = gain_db(now, result_error(subject.reference, together, few))
-        layers = len({change.mend.layer for change in helpful})
-        notes.append(f"the plan with the best mend of each of {layers} layers wins {gain:+.2f} dB")
+    plan = helpful[0].plan if helpful else None
+    combined = merged(subject.plan, [change for change in helpful if change.plan is not subject.plan])
+    if helpful and combined not in (subject.plan, plan):
+        program = requantized(subject.reference, combined, subject.passes, target, batches, subject.seed)
+        gain = gain_db(now, result_error(subject.reference, program, few))
+        better = gain > (helpful[0].mend.measured_db or 0.0)
+        plan = combined if better else plan
+        layers = len({change.mend.layer for change in helpful if change.plan is not subject.plan})
+        told = f"the best mend of each of {layers} layers together wins {gain:+.2f} dB"
+        notes.append(told if better else f"{told}, less than the best one alone: the plan has that one")
     mends = tuple(change.mend for change in (*tried, *changes[verify:]))
-    return replace(found, mends=mends, plan=plan if helpful else None, notes=tuple(notes))
+    return replace(found, mends=mends, plan=plan, notes=tuple(notes))
 
 
 def _findings(
     faults: Mapping[Site, Fault], shares: Mapping[Site, float], redone: Sequence[Change]
 ) -> tuple[Finding, ...]:
     """Worst first: by what quantizing the tensor anew would win; parameters that passes change on purpose come last."""
-    gains = {change.mend.tensor: change.mend.predicted_db for change in redone}
-    order = sorted(faults, key=lambda site: (faults[site].kind == "changed parameter", -gains.get(site.name, 0.0)))
+    known = {change.mend.tensor: change.mend.predicted_db for change in redone}
+    gains = {site: known.get(together(site, faults, shares)[0].name, 0.0) for site in faults}
+
+    def rank(site: Site) -> tuple[bool, float, float]:
+        return faults[site].kind == "changed parameter", -gains[site], -shares.get(site, 0.0)
+
+    order = sorted(faults, key=rank)
     return tuple(
         Finding(
             site.name,
@@ -248,4 +257,5 @@ class _Tally:
         if sums is None or len(sums) < 2 or value <= 0:
             return -1, 0.0
         worst = int(sums.argmax())
-        return worst, float(sums[worst]) / value
+        # Channels may cancel, so that one of them can be more than all together.
+        return worst, float(sums[worst]) / float(sums.abs().sum())

@@ -16,7 +16,7 @@ from qcompiler.explain.weight_faults import Fault
 from qcompiler.ir.program import Node, Program
 from qcompiler.passes.allocate.trial import Trial
 from qcompiler.passes.allocate.uniform import assignment
-from qcompiler.plan import Assignment, Plan
+from qcompiler.plan import EXCLUDED, Assignment, Plan
 from qcompiler.report.explanation import Mend, MendKind, gain_db
 from qcompiler.spec import parse_scheme
 from qcompiler.target import Choice, Target
@@ -25,8 +25,8 @@ SCHEMES = ("w8a8", "w8a8_token", "w8a16", "w4a16g32", "w4a16g128")
 """Tried where they have more bits, or finer scales, than what a layer has."""
 CHEAPER: Sequence[MendKind] = ("redo", "recalibrate", "finer scales", "more bits", "exclude")
 """Of two mends that win the same, the one that costs less."""
-EXCLUDED = "kept in float because its error costs too much"
 _LAYERS = 5
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,44 @@ class Change:
     plan: Plan
 
 
-def redo_mends(record: Record, faults: Mapping[Site, Fault], plan: Plan) -> list[Change]:
-    """Tensors with something wrong, quantized anew by the same plan: the gain with nothing else changed."""
+def redo_mends(record: Record, faults: Mapping[Site, Fault], plan: Plan, shares: Mapping[Site, float]) -> list[Change]:
+    """Tensors with something wrong, quantized anew by the same plan: the gain with nothing else changed.
+
+    What one fault spoilt is one mend, called after the tensor that carries most of the error.
+    """
     wanted, now = record.wanted, float(square_error(record.wanted, record.found))
     changes: list[Change] = []
-    for site, fault in faults.items():
-        error = float(square_error(wanted, repaired_results(record, _together(site, faults))))
+    for site in faults:
+        spoilt = together(site, faults, shares)
+        if spoilt[0] is not site:
+            continue
+        error = float(square_error(wanted, repaired_results(record, spoilt)))
         kind: MendKind = "redo" if site.constant else "recalibrate"
-        text = f"quantize %{site.name} anew: {fault.kind}" if site.constant else f"find the range of %{site.name} anew"
-        changes.append(Change(Mend(kind, site.name, site.readers[0], text, gain_db(now, error)), plan))
+        mend = Mend(kind, site.name, site.readers[0], _redo_text(spoilt, faults[site]), gain_db(now, error))
+        changes.append(Change(mend, plan))
     return changes
 
 
-def _together(site: Site, faults: Mapping[Site, Fault]) -> list[Site]:
-    """The tensors that one fault spoilt: all that a normalisation was folded into, all ranges of a calibration."""
-    kind = faults[site].kind
+def together(site: Site, faults: Mapping[Site, Fault], shares: Mapping[Site, float]) -> list[Site]:
+    """The tensors that one fault spoilt: all that a normalisation was folded into, all ranges of a calibration.
+
+    Those that carry most of the error come first.
+    """
+    kind, spoilt = faults[site].kind, [site]
     if kind == "stale calibration":
-        return [other for other, fault in faults.items() if fault.kind == kind]
-    if kind != "stale norm statistics":
-        return [site]
-    return [other for other, fault in faults.items() if fault.kind == kind and other.readers[0] == site.readers[0]]
+        spoilt = [other for other, fault in faults.items() if fault.kind == kind]
+    if kind == "stale norm statistics":
+        spoilt = [
+            other for other, fault in faults.items() if fault.kind == kind and other.readers[0] == site.readers[0]
+        ]
+    return sorted(spoilt, key=lambda other: -shares.get(other, 0.0))
+
+
+def _redo_text(spoilt: Sequence[Site], fault: Fault) -> str:
+    names = ", ".join(f"%{site.name}" for site in spoilt[:_NAMED]) + (", ..." if len(spoilt) > _NAMED else "")
+    if spoilt[0].constant:
+        return f"quantize {names} anew: {fault.kind}"
+    return f"find the range of {names} anew" if len(spoilt) == 1 else f"find {len(spoilt)} ranges anew: {names}"
 
 
 def plan_mends(program: Program, plan: Plan, target: Target, trial: Trial, layers: Sequence[str]) -> list[Change]:

@@ -55,7 +55,7 @@ class Part:
         mse: contribution to the mean squared error of the results; negative where it cancels other errors.
         share: of the whole.
         channel: number of the channel that adds most; -1 where channels make no sense.
-        channel_share: its part of this part.
+        channel_share: its part of the sum of what all channels add or cancel, signs aside.
     """
 
     tensor: str
@@ -125,7 +125,7 @@ class Explanation:
         deployed: whether the last point is what ships, and not the quantized program.
         findings: what is wrong, worst first.
         mends: best first.
-        plan: with the mends that were made and help; None where none does.
+        plan: the best that was made and measured, with one mend or several; None where none helps.
         notes: what the user should know.
     """
 

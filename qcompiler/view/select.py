@@ -16,7 +16,7 @@ class Selection:
     """What to show; conditions that are empty hold for every node, and all of them must hold.
 
     Args:
-        around: name of a node.
+        around: name of a node, or a source module: its first operator.
         depth: how many operators away from it.
         first: name of a node: what depends on it.
         last: name of a node: what it depends on.
@@ -45,7 +45,7 @@ def selected(program: Program, selection: Selection) -> frozenset[str] | None:
         return None
     nodes = {node for node in program.graph.nodes if node.op in ("placeholder", "call_function")}
     if selection.around:
-        nodes &= _around(program, program.node(selection.around.lstrip("%")), selection.depth)
+        nodes &= _around(program, _anchor(program, selection.around), selection.depth)
     if selection.first:
         nodes &= _reached([program.node(selection.first.lstrip("%"))], lambda node: node.users)
     if selection.last:
@@ -79,6 +79,19 @@ def matches_op(op: str, patterns: str) -> bool:
 def _whole(program: Program, node: Node) -> Node:
     """The operator whose result a `getitem` picks; any other node itself."""
     return node.all_input_nodes[0] if program.op(node) == ops.GETITEM else node
+
+
+def _anchor(program: Program, text: str) -> Node:
+    """The node that a name says, or the first operator of a source module.
+
+    Raises:
+        InputError: when there is neither.
+    """
+    name = text.lstrip("%")
+    if any(node.name == name for node in program.graph.nodes):
+        return program.node(name)
+    inside = (node for node in program.nodes if matches_module(program.origin(node).module, name))
+    return next(inside, None) or program.node(name)
 
 
 def _around(program: Program, start: Node, depth: int) -> set[Node]:
