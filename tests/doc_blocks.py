@@ -80,12 +80,15 @@ class Reader:
         Raises:
             Differs: when something cannot be done as the page says.
         """
+        own = {Path(block.title).stem for block in blocks(text) if block.title}
+        hidden = {name: sys.modules.pop(name) for name in own & sys.modules.keys()}
         known, paths = set(sys.modules), list(sys.path)
         sys.path.insert(0, str(self.folder))
         try:
             return self._page(text)
         finally:
             sys.path[:] = paths
+            sys.modules.update(hidden)
             for name in set(sys.modules) - known:
                 if str(getattr(sys.modules[name], "__file__", "")).startswith(str(self.folder)):
                     del sys.modules[name]
