@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from qcompiler.frontier import Frontier, Point
 from qcompiler.page import PageData, html
@@ -259,7 +258,7 @@ def test_two_passes_stand_side_by_side(page: Page) -> None:
     assert any("linear_6" in text and text.count("changed") == 1 for text in edits)
     page.locator("#context").uncheck()
     page.locator("#diff").evaluate("box => { box.scrollTop = 1e6; }")
-    page.wait_for_function("document.querySelector('#diff').innerText.includes('linear_59')")
+    expect(page.locator("#diff")).to_contain_text("linear_59")
 
 
 def test_a_layer_tells_which_passes_changed_it(page: Page) -> None:
@@ -306,17 +305,14 @@ def test_a_program_alone_is_shown(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_five_thousand_layers_open_fast(browser: Browser, tmp_path: Path) -> None:
+def test_of_five_thousand_layers_only_those_in_view_are_drawn(browser: Browser, tmp_path: Path) -> None:
     text = make_page(LARGE)
     assert len(text.encode()) < 5e6
-    started = time.perf_counter()
     page, said = opened(browser, tmp_path / "page.html", text)
     assert page.locator("#layers .row").count() < 200
-    # Measured: 0.9 s on an idle core; the machine that runs tests is busy.
-    assert time.perf_counter() - started < 6
     page.locator("#search").fill("projection_3")
     assert page.locator("#count").inner_text() == "1250 found"
     page.locator("#layers").evaluate("box => { box.scrollTop = 1e9; }")
-    page.wait_for_function("document.querySelector('#layers').innerText.includes('1249')")
+    expect(page.locator("#layers")).to_contain_text("1249")
     assert said == []
     page.close()
