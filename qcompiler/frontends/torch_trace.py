@@ -276,6 +276,7 @@ def _export_bytecode(flat: _Flat, leaves: Sequence[torch.Tensor]) -> ExportedPro
     try:
         exported = _export_free(export, leaves, free=True)
     except Exception:
+        # Whatever torch raises here, the first trace stands; only a free batch would have been won.
         return None
     return exported if _has_free_batch(exported) else None
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcompiler.errors import SpecError
 from qcompiler.ir.program import Program, Stage
+from qcompiler.passes.transform.choice import chosen
 from qcompiler.passes.transform.rotation import online
 from qcompiler.passes.transform.rotation.adaptive import AdaptiveRotation
 from qcompiler.passes.transform.rotation.quantface import QuantFace
@@ -64,12 +64,7 @@ class Turn:
     @property
     def chosen(self) -> tuple[TurnMethod, ...]:
         """The methods behind the names; raises SpecError for an unknown one."""
-        known = {method.name: method for method in CHOICES}
-        names = [name.strip() for name in self.methods.split("|")]
-        for name in names:
-            if name not in known:
-                raise SpecError(f"there is no method '{name}' that turns values", mend=f"methods: {', '.join(known)}")
-        return tuple(known[name] for name in names)
+        return chosen(self.methods, CHOICES, "method of turning")
 
     def candidates(self, site: TurnSite) -> Sequence[Candidate]:
         """What every method proposes."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcompiler.errors import SpecError
 from qcompiler.ir.program import Program, Stage
+from qcompiler.passes.transform.choice import chosen
 from qcompiler.passes.transform.smoothing import driver
 from qcompiler.passes.transform.smoothing.awq import Awq
 from qcompiler.passes.transform.smoothing.cfp import Cfp
@@ -68,12 +68,7 @@ class Smooth:
     @property
     def chosen(self) -> tuple[SmoothingMethod, ...]:
         """The methods behind the names; raises SpecError for an unknown one."""
-        known = {method.name: method for method in CHOICES}
-        names = [name.strip() for name in self.methods.split("|")]
-        for name in names:
-            if name not in known:
-                raise SpecError(f"there is no smoothing method '{name}'", mend=f"methods: {', '.join(known)}")
-        return tuple(known[name] for name in names)
+        return chosen(self.methods, CHOICES, "smoothing method")
 
     def candidates(self, site: SmoothingSite) -> Sequence[Smoothing]:
         """What every method proposes."""
