@@ -19,17 +19,16 @@ import torch
 from qcompiler.analysis.groups import Action
 from qcompiler.errors import SpecError
 from qcompiler.ir.program import Program, Stage
-from qcompiler.passes.transform.learned.bases import Band, Basis, Vector
+from qcompiler.passes.transform.learned.bases import Band, Basis
 from qcompiler.passes.transform.learned.driver import Lesson, can_learn, learn
 from qcompiler.passes.transform.learned.matrices import band_widths
 from qcompiler.passes.transform.learned.sites import (
     covered,
     range_requests,
-    scale_groups,
     start_scale,
     turning_groups,
 )
-from qcompiler.passes.transform.learned.tasks import Folded, Online, Task
+from qcompiler.passes.transform.learned.tasks import Folded, Online, Task, scale_tasks
 from qcompiler.passes.transform.wanted import by_source, channels, wanted
 from qcompiler.pipeline import Context, Exact, Promise
 from qcompiler.stats import Request
@@ -89,11 +88,7 @@ class AffineQuant:
         lesson = Lesson(self.name, self.steps, self.samples, self.rows, self.seed, Loss(), self.finish, self.guard)
         prepared, groups = turning_groups(program, Action.GENERAL, self.name, ctx.log)
         inside = covered(groups)
-        tasks: list[Task] = [
-            Folded(Vector(start_scale(prepared, group, ctx.stats, self.alpha), self.learning_rate), group, "scale")
-            for group in scale_groups(prepared)
-            if not inside.intersection(site.node for site in group.readers)
-        ]
+        tasks = scale_tasks(prepared, inside, ctx.stats, self.alpha, self.learning_rate)
         for group in groups:
             start = start_scale(prepared, group, ctx.stats, self.alpha)
             tasks.append(Folded(Band(start, self.learning_rate, self.strength), group, "matrix"))

@@ -18,18 +18,16 @@ from typing import ClassVar
 
 from qcompiler.analysis.groups import Action
 from qcompiler.ir.program import Program, Stage
-from qcompiler.passes.transform.learned.bases import Invertible, Kronecker, Vector
+from qcompiler.passes.transform.learned.bases import Invertible, Kronecker
 from qcompiler.passes.transform.learned.driver import Lesson, at_once, can_learn, learn
 from qcompiler.passes.transform.learned.sites import (
     covered,
     mixing_factors,
     random_hadamard,
     range_requests,
-    scale_groups,
-    start_scale,
     turning_groups,
 )
-from qcompiler.passes.transform.learned.tasks import Folded, Online, Task
+from qcompiler.passes.transform.learned.tasks import Folded, Online, scale_tasks
 from qcompiler.passes.transform.wanted import by_source, channels, wanted
 from qcompiler.pipeline import Context, Exact, Promise
 from qcompiler.stats import Request
@@ -78,11 +76,7 @@ class FlatQuant:
         lesson = Lesson(self.name, self.steps, self.samples, self.rows, self.seed, Loss(), self.finish, self.guard)
         prepared, groups = turning_groups(program, Action.GENERAL, self.name, ctx.log)
         inside = covered(groups)
-        tasks: list[Task] = [
-            Folded(Vector(start_scale(prepared, group, ctx.stats, self.alpha), self.learning_rate), group, "scale")
-            for group in scale_groups(prepared)
-            if not inside.intersection(site.node for site in group.readers)
-        ]
+        tasks = scale_tasks(prepared, inside, ctx.stats, self.alpha, self.learning_rate)
         for group in groups:
             start = random_hadamard(group.size, group.fibres, self.seed)
             tasks.append(Folded(Invertible(start, self.learning_rate), group, "matrix"))

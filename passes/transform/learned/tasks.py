@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from qcompiler.analysis.groups import SymmetryGroup
-from qcompiler.ir.program import Node
+from qcompiler.ir.program import Node, Program
 from qcompiler.passes.transform.factors import Factor
-from qcompiler.passes.transform.learned.bases import Basis
+from qcompiler.passes.transform.learned.bases import Basis, Vector
+from qcompiler.passes.transform.learned.sites import scale_groups, start_scale
 from qcompiler.passes.transform.wanted import Reading
+from qcompiler.stats import Stats
 
 Kind = Literal["matrix", "scale", "shift"]
 _MATRICES = 3
@@ -74,3 +77,20 @@ def nothing(task: Task) -> Tensor:
         shift = isinstance(task, Folded) and task.kind == "shift"
         return torch.zeros(like.shape) if shift else torch.ones(like.shape)
     return torch.eye(like.shape[-1]).expand(2, *like.shape).clone()
+
+
+def scale_tasks(program: Program, inside: Set[Node], stats: Stats, alpha: float, learning_rate: float) -> list[Task]:
+    """A scale for every group whose readers learn nothing else.
+
+    Args:
+        program: prepared, at stage canonical.
+        inside: layers that learn a matrix.
+        stats: ranges of what layers read.
+        alpha: how much of the start is the activations'.
+        learning_rate: of the logarithms of scales.
+    """
+    return [
+        Folded(Vector(start_scale(program, group, stats, alpha), learning_rate), group, "scale")
+        for group in scale_groups(program)
+        if not inside & {site.node for site in group.readers}
+    ]
