@@ -1,0 +1,9 @@
+"""The micro-kernels of the C generator: one row each, by family."""
+
+from __future__ import annotations
+
+from qcompiler.backends.c.kernels import dense
+from qcompiler.backends.c.kernels.row import MicroKernel
+
+FAMILIES: tuple[tuple[MicroKernel, ...], ...] = (dense.ROWS,)
+MICRO_KERNELS: dict[str, MicroKernel] = {row.name: row for family in FAMILIES for row in family}

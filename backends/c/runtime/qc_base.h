@@ -1,0 +1,44 @@
+/* What all kernels share: types, rounding, requantization.
+ *
+ * A kernel is `void qc_<name>_<isa>(const qc_<name>_args *args, size_t begin, size_t end)`: it does the tasks
+ * [begin, end) of those its header describes, so that threads can share them. It keeps no state and allocates nothing.
+ *
+ * 8-bit activations lie in memory in the signedness that the processor multiplies best: unsigned on x86 (vpdpbusd),
+ * signed on ARM (sdot). A code of the program is `stored - QC_SHIFT(signed)`; zero points are shifted alike, so that
+ * integer sums do not change.
+ *
+ * Memory that a kernel reads may be read up to QC_SLACK bytes behind its end; what lies there never matters.
+ */
+#ifndef QC_BASE_H
+#define QC_BASE_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define QC_SLACK 256
+
+#if defined(__x86_64__) || defined(__i386__)
+#define QC_SIGNED_ACTIVATIONS 0
+typedef uint8_t qc_act;
+#else
+#define QC_SIGNED_ACTIVATIONS 1
+typedef int8_t qc_act;
+#endif
+
+/* Nearest whole number, halves to even, of a float between -2^22 and 2^22; the processor's own rounding elsewhere. */
+static inline float qc_round(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: the last bit of the sum is the unit */
+    return x < 4194304.0f && x > -4194304.0f ? (x + magic) - magic : rintf(x);
+}
+
+/* clip(round(steps) + zero_point): `low` and `high` are whole numbers with `zero_point` inside. */
+static inline int32_t qc_place(float steps, float zero_point, float low, float high) {
+    float code = qc_round(steps) + zero_point;
+    code = code < low ? low : code;
+    code = code > high ? high : code;
+    return (int32_t)code;
+}
+
+#endif
