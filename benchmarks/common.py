@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 RESULTS = ROOT / "benchmarks" / "results"
 VERSIONS = ("torch", "onnx", "onnxruntime")
+Row = dict[str, object]
 
 
 def shared_folder() -> Path:
@@ -48,6 +49,14 @@ def write_results(name: str, rows: Sequence[Mapping[str, object]], note: str = "
     }
     path.write_text(json.dumps(data, indent=1) + "\n")
     return path
+
+
+def merged(name: str, rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """These rows, behind those of an earlier result that differ from all of them in a key."""
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
+    new = {tuple(row.get(key) for key in keys) for row in rows}
+    return [row for row in earlier if tuple(row.get(key) for key in keys) not in new] + list(rows)
 
 
 def _text(value: object) -> str:

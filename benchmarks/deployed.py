@@ -20,7 +20,7 @@ import onnx
 import torch
 
 import qcompiler
-from benchmarks.common import print_table, write_results
+from benchmarks.common import Row, merged, print_table, write_results
 from benchmarks.models import CASES, Case
 from benchmarks.onnx_models import ONNX_CASES, Inputs, OnnxCase
 from qcompiler.artifact import Artifact
@@ -40,6 +40,7 @@ from qcompiler.tracer import trace
 RECIPES = ("w8a8", "w8a8_dynamic", "w4a16g32")
 FAST_RECIPES = ("w8a16", "w4a16g32", "w4a16g128")
 FAST_MODELS = ("vit_mnist", "dit", "code_lm", "stories")
+NOTE = "the simulation of what ships against onnxruntime on the CPU, default session"
 _CALIBRATION = 128
 _SHIPPED = {**MEANINGS, **FLOAT_MEANINGS}
 
@@ -103,7 +104,7 @@ def inputs_of(case: Case, samples: int) -> list[Inputs]:
     return [tuple(value[:samples] for value in each) for each in found]
 
 
-def compare(subject: Comparison, recipe: str, weight_only: str) -> dict[str, object]:
+def compare(subject: Comparison, recipe: str, weight_only: str) -> Row:
     """Compiles once, runs both ways on every sample."""
     target = load_target("onnxruntime", backends())
     target = replace(target, settings={**target.settings, "weight_only": weight_only})
@@ -191,7 +192,7 @@ def verdict(rows: Sequence[Mapping[str, object]]) -> bool:
 
 
 def main() -> None:
-    """Compares the models asked for and writes `results/deployed.json`."""
+    """Compares the models asked for; rows of `results/deployed.json` replace those of the same model and recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="")
     parser.add_argument("--recipes", default="")
@@ -201,7 +202,7 @@ def main() -> None:
     torch.set_num_threads(1)
     names = options.models.split(",") if options.models else FAST_MODELS if options.fast else [*CASES, *ONNX_CASES]
     recipes = options.recipes.split(",") if options.recipes else FAST_RECIPES if options.fast else RECIPES
-    rows = []
+    rows: list[Row] = []
     for name in names:
         subject = comparison(name, options.samples)
         for recipe in recipes:
@@ -211,10 +212,9 @@ def main() -> None:
                 print(f"{name} {recipe}: {error.what}", flush=True)
             else:
                 print(rows[-1], flush=True)
+                result = "deployed_fast" if options.fast else "deployed"
+                write_results(result, merged(result, rows, ("model", "recipe")), NOTE)
     print_table(rows)
-    if not options.models and not options.recipes:
-        note = "the simulation of what ships against onnxruntime on the CPU, default session"
-        print(write_results("deployed_fast" if options.fast else "deployed", rows, note))
     sys.exit(not verdict(rows))
 
 

@@ -10,7 +10,6 @@ correlation of loss tables of resampled calibration samples with the measured on
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from typing import get_args
 
 import torch
 
-from benchmarks.common import RESULTS, print_table, write_results
+from benchmarks.common import Row, merged, print_table, write_results
+from benchmarks.deployed import inputs_of
 from benchmarks.models import CASES
 from qcompiler.errors import QCompilerError
 from qcompiler.job import prepare, run_job
@@ -41,7 +41,6 @@ WIDTHS = (8, 6, 5, 4, 3, 2)
 GROUPED = ("code_lm", "stories")
 SAMPLES, FRESH = 64, 64
 SEQUENCES = 16
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def ground(name: str, plans: int, samples: int, seed: int, data: DataName) -> Gr
     job = prepare(case.module, "simulation", calibration=list(case.calibration), recipe=Recipe("none", ()))
     program = run_job(job)[1]
     used = list(limit_samples(program, job.batches, samples))
-    rest = list(limit_samples(program, list(job.batches)[len(used) :] or used, samples))
+    fresh = list(job.batches)[len(used) :] or inputs_of(case, samples)
+    rest = list(limit_samples(program, fresh, samples))
     found = offer(program, job.target, [parse_scheme(f"w{bits}a16{suffix}") for bits in WIDTHS], ())
     draw = random.Random(seed)
     choices = [[draw.randrange(len(unit.options)) for unit in found.units] for _ in range(plans)]
@@ -112,15 +112,6 @@ def model_rows(name: str, kinds: Sequence[str], plans: int, samples: int, seed: 
     return rows
 
 
-def merged(rows: list[Row]) -> list[Row]:
-    """These rows and those of earlier runs of other models and sensitivities."""
-    path = RESULTS / "sensitivity.json"
-    earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
-    keys = ("model", "sensitivity", "data")
-    new = {tuple(row[key] for key in keys) for row in rows}
-    return [row for row in earlier if tuple(row[key] for key in keys) not in new] + rows
-
-
 def main() -> None:
     """Measures and writes `results/sensitivity.json`; rows replace those of the same model, sensitivity and data."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,7 +130,7 @@ def main() -> None:
         samples = SEQUENCES if name in GROUPED else SAMPLES
         rows = model_rows(name, options.kinds.split(","), 200, samples, options.seed, options.data)
         print_table(rows)
-        print(write_results("sensitivity", merged(rows), note))
+        print(write_results("sensitivity", merged("sensitivity", rows, ("model", "sensitivity", "data")), note))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from qcompiler.backends.c.backend import CBackend
 from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.budget import Budget
@@ -38,7 +39,7 @@ _Named = TypeVar("_Named", str, str | Path | Recipe)
 
 def backends() -> Mapping[str, Backend]:
     """The code behind each target family, by name."""
-    return {backend.name: backend for backend in (OnnxBackend(), ReferenceBackend())}
+    return {backend.name: backend for backend in (OnnxBackend(), CBackend(), ReferenceBackend())}
 
 
 @dataclass(frozen=True)

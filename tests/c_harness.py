@@ -53,6 +53,7 @@ _MAIN = """
 #include <stdlib.h>
 #include "{header}"
 {read}
+const char *__asan_default_options(void) {{ return "detect_leaks=0"; }}
 int main(int count, char **names) {{
     FILE *in = fopen(names[1], "rb"), *result = fopen(names[2], "wb");
     int64_t cases, range[2];
@@ -73,31 +74,31 @@ int main(int count, char **names) {{
 
 
 def run_kernel(
-    name: str, isa: Isa, cases: Sequence[Case], tasks: Sequence[tuple[int, int]], out: str = "out"
+    name: str,
+    isa: Isa,
+    cases: Sequence[Case],
+    tasks: Sequence[tuple[int, int]],
+    out: str = "out",
+    sanitize: bool = False,
 ) -> list[np.ndarray]:
-    """Calls `qc_<name>_<isa>` once per case; cases must have the same fields.
+    """Calls the best version of a kernel for a level once per case; cases must have the same fields.
 
     Args:
         name: of the micro-kernel.
-        isa: of the version; the test is skipped where it cannot run.
+        isa: the level, for which it is compiled; the test is skipped where that cannot run.
         cases: arguments; the array in field `out` gives shape and dtype of the result and what lies there before.
         tasks: range of each case.
         out: field that the kernel writes to.
+        sanitize: whether accesses and arithmetic are checked while it runs.
     """
-    keys = tuple((key, _kind(value)) for key, value in cases[0].items())
-    program = _program(name, isa, keys, out)
     with tempfile.TemporaryDirectory() as folder:
-        given, result = Path(folder) / "in", Path(folder) / "out"
-        with given.open("wb") as file:
-            file.write(np.int64(len(cases)).tobytes())
-            for case, span in zip(cases, tasks, strict=True):
-                file.write(np.array(span, dtype=np.int64).tobytes())
-                for value in case.values():
-                    _write(file, value)
-        command = [*find_emulator(LEVELS[isa].architecture), str(program), str(given), str(result)]
+        try:
+            command = kernel_command(name, isa, cases, tasks, Path(folder), out, sanitize)
+        except UnsupportedError as error:
+            pytest.skip(error.what)
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr or f"exit status {done.returncode}"
-        data = result.read_bytes()
+        data = Path(command[-1]).read_bytes()
     found, at = [], 0
     for case in cases:
         like = case[out]
@@ -105,6 +106,31 @@ def run_kernel(
         found.append(np.frombuffer(data, like.dtype, like.size, at).reshape(like.shape))
         at += like.nbytes
     return found
+
+
+def kernel_command(
+    name: str,
+    isa: Isa,
+    cases: Sequence[Case],
+    tasks: Sequence[tuple[int, int]],
+    folder: Path,
+    out: str = "out",
+    sanitize: bool = False,
+) -> list[str]:
+    """The command that does what `run_kernel` does; its last word is the file that it writes results to.
+
+    Raises:
+        UnsupportedError: when this machine cannot build it or run it.
+    """
+    keys = tuple((key, _kind(value)) for key, value in cases[0].items())
+    program = _program(name, isa, keys, out, sanitize)
+    with (folder / "in").open("wb") as file:
+        file.write(np.int64(len(cases)).tobytes())
+        for case, span in zip(cases, tasks, strict=True):
+            file.write(np.array(span, dtype=np.int64).tobytes())
+            for value in case.values():
+                _write(file, value)
+    return [*find_emulator(LEVELS[isa].architecture), str(program), str(folder / "in"), str(folder / "out")]
 
 
 def _kind(value: Value) -> str:
@@ -140,26 +166,24 @@ def _field(key: str, kind: str, out: str) -> str:
 
 
 @cache
-def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], out: str) -> Path:
+def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], out: str, sanitize: bool) -> Path:
     row = MICRO_KERNELS[name]
-    assert isa in row.variants, f"{name} has no version for {isa.value}"
-    try:
-        compiler = find_compiler(LEVELS[isa].architecture)
-        find_emulator(LEVELS[isa].architecture)
-    except UnsupportedError as error:
-        pytest.skip(error.what)
+    version = row.versions(isa)[0]
+    compiler = find_compiler(LEVELS[isa].architecture)
+    find_emulator(LEVELS[isa].architecture)
     if not runs_here(isa):
-        pytest.skip(f"this processor has no {isa.value}")
+        raise UnsupportedError(f"this processor has no {isa.value}")
     folder = Path(tempfile.mkdtemp(prefix="qc_kernel_"))
     fields = "\n".join(f"        {_field(key, kind, out)}" for key, kind in keys)
     text = _MAIN.format(
-        header=row.header, read=_READ.format(slack=SLACK), name=name, isa=isa.value, fields=fields, out=out
+        header=row.header, read=_READ.format(slack=SLACK), name=name, isa=version.value, fields=fields, out=out
     )
     (folder / "main.c").write_text(text)
     include = (f"-I{INCLUDE}",)
-    compiler.compile(folder / "main.c", folder / "main.o", isa, include)
-    compiler.compile(ROOT / row.variants[isa], folder / "kernel.o", isa, (*include, *WARNINGS))
-    compiler.link([folder / "main.o", folder / "kernel.o"], folder / "program", ("-static",))
+    checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()
+    compiler.compile(folder / "main.c", folder / "main.o", isa, (*include, *checks))
+    compiler.compile(row.source(isa), folder / "kernel.o", isa, (*include, *checks, *WARNINGS))
+    compiler.link([folder / "main.o", folder / "kernel.o"], folder / "program", checks or ("-static",))
     return folder / "program"
 
 

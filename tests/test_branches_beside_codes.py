@@ -181,6 +181,14 @@ def test_convolutions_with_quantized_results_keep_their_kernel() -> None:
     assert "conv2d_branch" not in names
 
 
+def test_a_branch_behind_a_kernel_that_gives_codes_reads_them_and_runs() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 8))
+    recipe = Recipe.of("test", ["assign{scheme=w8a8}", "apply_plan", "calibrate", "nearest", "lorc{rank=4}"])
+    artifact = qcompiler.compile(model.eval(), calibration=[(DATA,)], recipe=recipe)
+    assert [node.name for node in artifact.program.nodes if node.name.endswith("_branch")] == ["linear_branch"]
+    assert decibels(cast(Tensor, artifact(DATA)), model(DATA).detach()) > 40
+
+
 # -- arcquant ---------------------------------------------------------------------------------------------------------
 
 

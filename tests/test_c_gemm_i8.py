@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.packing import blocked, unblocked
-from tests.c_harness import Case, Offsets, run_kernel
+from tests.c_harness import Case, Value, run_kernel
+from tests.c_int8 import FINISHES, act_dtype, finished, make_epilogue, out_dtype
 
 KERNEL = MICRO_KERNELS["gemm_i8"]
-CODES, REALS, REALS_BIASED, CODES_BIASED, INT32 = range(5)
-
-
-def act_dtype(isa: Isa) -> type:
-    return np.uint8 if isa in (Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.AMX) else np.int8
 
 
 @st.composite
@@ -36,59 +32,41 @@ def make_case(isa: Isa, shape: tuple[int, int, int, int], finish: int, seed: int
     random = np.random.default_rng(seed)
     info = np.iinfo(act_dtype(isa))
     layout = KERNEL.layout(isa)
-    pixels = random.integers(info.min, info.max + 1, (rows + 3, depth), dtype=act_dtype(isa))
+    width, inner, outer = (int(number) for number in random.integers(1, (rows + 2, depth + 3, 40 * depth)))
+    offsets = random.integers(0, 3 * depth, taps, dtype=np.int32)
+    starts = np.arange(rows) // width * outer + np.arange(rows) % width * inner
+    places = starts[:, None] + offsets
+    pixels = random.integers(info.min, info.max + 1, int(places.max()) + depth, dtype=act_dtype(isa))
     weight = random.integers(-128, 128, (columns, taps, depth), dtype=np.int8)
-    picked = random.integers(0, rows + 3, (rows, taps))
     wide = -(-columns // layout.columns) * layout.columns
-    bias = random.integers(-(2**20), 2**20, wide, dtype=np.int32)
-    inputs = pixels[picked].astype(np.int64)
-    sums = np.einsum("mtk,ntk->mn", inputs, weight.astype(np.int64)) + bias[:columns]
-    out = np.zeros((rows, columns), {CODES: act_dtype(isa), CODES_BIASED: act_dtype(isa), INT32: np.int32}.get(finish, np.float32))
-    case: dict[str, object] = {
+    inputs = pixels[places[..., None] + np.arange(depth)].astype(np.int64)
+    sums = np.einsum("mtk,ntk->mn", inputs, weight.astype(np.int64))
+    case: dict[str, Value] = {
         "input": pixels,
-        "rows": Offsets("input", picked.reshape(-1) * depth),
+        "width": width,
+        "inner_stride": inner,
+        "outer_stride": outer,
+        "offsets": offsets,
         "weight": blocked(weight, layout),
         "columns": columns,
         "taps": taps,
         "depth": depth,
         "block_columns": layout.columns,
         "block_depth": layout.depth,
-        "out": out,
+        "out": np.zeros((rows, columns), out_dtype(isa, finish)),
         "out_stride": columns,
-        "epilogue.finish": finish,
-        "epilogue.bias": bias,
-        "epilogue.factor": (random.random(wide) * 1e-3).astype(np.float32),
-        "epilogue.float_bias": random.standard_normal(wide).astype(np.float32),
-        "epilogue.zero_point": 3.0,
-        "epilogue.low": float(max(info.min, -100)),
-        "epilogue.high": float(info.max),
-        "epilogue.scale": 0.25,
+        **make_epilogue(isa, finish, rows, wide, random, seed % 2 == 1),
     }
-    return case, sums  # pyright: ignore[reportReturnType]
-
-
-def expected(case: Case, sums: np.ndarray) -> np.ndarray:
-    finish, columns = case["epilogue.finish"], sums.shape[1]
-    if finish == INT32:
-        return sums.astype(np.int32)
-    factor, bias = (np.asarray(case[f"epilogue.{name}"])[:columns] for name in ("factor", "float_bias"))
-    reals = sums.astype(np.float32) * factor
-    if finish == REALS:
-        return reals
-    if finish == REALS_BIASED:
-        return reals + bias
-    steps = (reals + bias) / np.float32(case["epilogue.scale"]) if finish == CODES_BIASED else reals  # pyright: ignore[reportArgumentType]
-    codes = np.round(steps) + np.float32(case["epilogue.zero_point"])  # pyright: ignore[reportArgumentType]
-    return np.clip(codes, case["epilogue.low"], case["epilogue.high"])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return case, sums
 
 
 @pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
-@given(shape=shapes(), finish=st.sampled_from([CODES, REALS, REALS_BIASED, CODES_BIASED, INT32]), seed=st.integers(0, 99))
+@given(shape=shapes(), finish=st.sampled_from(FINISHES), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=25)
 def test_equals_its_meaning(isa: Isa, shape: tuple[int, int, int, int], finish: int, seed: int) -> None:
     case, sums = make_case(isa, shape, finish, seed)
     (found,) = run_kernel("gemm_i8", isa, [case], [(0, shape[0])])
-    np.testing.assert_array_equal(found, expected(case, sums))
+    np.testing.assert_array_equal(found, finished(case, sums))
 
 
 @given(shape=shapes(), columns=st.integers(1, 9), depth=st.integers(1, 9))

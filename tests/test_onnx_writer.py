@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.metadata import annotate
 from qcompiler.backends.onnx.ops import EMITTERS, THEMES

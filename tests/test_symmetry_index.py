@@ -34,6 +34,18 @@ class Picked(nn.Module):
         return self.second(self.first(x).flatten()[self.places])
 
 
+class Prefixed(nn.Module):
+    """A table of no rows in front of a value, as caches of no entries are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 4)
+        self.register_buffer("none", torch.zeros(1, 0, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.cat([self.none.expand(x.shape[0], -1, -1), self.first(x)], 1))
+
+
 def test_rows_of_a_table_are_written() -> None:
     ids = torch.randint(10, (2, 4), generator=torch.Generator().manual_seed(0))
     program = canonical_of(Rows().eval(), ids)
@@ -46,6 +58,14 @@ def test_rows_of_a_table_are_written() -> None:
 def test_elements_taken_by_a_parameter_are_followed() -> None:
     x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     program = canonical_of(Picked().eval(), x)
+    assert max(check_all(program, [x]).values()) < 1e-11
+    (group,) = symmetries(program).orthogonal
+    assert group.size == 6
+
+
+def test_a_constant_of_no_elements_holds_nothing_back() -> None:
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    program = canonical_of(Prefixed().eval(), x)
     assert max(check_all(program, [x]).values()) < 1e-11
     (group,) = symmetries(program).orthogonal
     assert group.size == 6

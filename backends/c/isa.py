@@ -50,14 +50,10 @@ LEVELS: dict[Isa, Level] = {
     Isa.PORTABLE: Level("portable", (), falls_back=()),
     Isa.AVX2: Level("x86", _AVX2, "qc_has_avx2()"),
     Isa.AVX512: Level("x86", _AVX512, "qc_has_avx512()", (Isa.AVX2, Isa.PORTABLE)),
-    Isa.AMX: Level(
-        "x86", (*_AVX512, "-mamx-tile", "-mamx-int8"), "qc_has_amx()", (Isa.AVX512, Isa.AVX2, Isa.PORTABLE)
-    ),
+    Isa.AMX: Level("x86", (*_AVX512, "-mamx-tile", "-mamx-int8"), "qc_has_amx()", (Isa.AVX512, Isa.AVX2, Isa.PORTABLE)),
     Isa.NEON: Level("arm64", ("-march=armv8-a",)),
     Isa.DOTPROD: Level("arm64", ("-march=armv8.2-a+dotprod",), falls_back=(Isa.NEON, Isa.PORTABLE)),
-    Isa.I8MM: Level(
-        "arm64", ("-march=armv8.2-a+dotprod+i8mm",), falls_back=(Isa.DOTPROD, Isa.NEON, Isa.PORTABLE)
-    ),
+    Isa.I8MM: Level("arm64", ("-march=armv8.2-a+dotprod+i8mm",), falls_back=(Isa.DOTPROD, Isa.NEON, Isa.PORTABLE)),
     Isa.NEON32: Level("arm32", ("-march=armv7-a", "-mfpu=neon-vfpv4", "-mfloat-abi=hard")),
 }
 

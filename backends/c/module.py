@@ -70,6 +70,7 @@ class Module:
         isa: the least that the processor has; model.c is compiled for it.
         dispatched: further levels whose kernels are taken when the processor turns out to have them, best first.
         threads: whether a pool of threads shares the work; without it nothing but math and string is used of libc.
+        headers: further ones of the runtime that the layers use, such as `qc_math.h`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Module:
     isa: Isa
     dispatched: tuple[Isa, ...] = ()
     threads: bool = True
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

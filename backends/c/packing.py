@@ -21,7 +21,7 @@ def blocked(codes: np.ndarray, layout: Blocked) -> np.ndarray:
     middle = padded.shape[1:-1]
     split = padded.reshape(rows // layout.columns, layout.columns, *middle, runs // layout.depth, layout.depth)
     order = (0, *range(2, 2 + len(middle)), 2 + len(middle), 1, 3 + len(middle))
-    return np.ascontiguousarray(split.transpose(order))
+    return np.ascontiguousarray(split.transpose(order)[..., np.argsort(layout.place()), :])
 
 
 def unblocked(packed: np.ndarray, layout: Blocked, shape: tuple[int, ...]) -> np.ndarray:
@@ -29,5 +29,5 @@ def unblocked(packed: np.ndarray, layout: Blocked, shape: tuple[int, ...]) -> np
     middle = packed.ndim - 4
     order = (0, 2 + middle, *range(1, 1 + middle), 1 + middle, 3 + middle)
     panels, columns = packed.shape[0], layout.columns
-    whole = packed.transpose(order).reshape(panels * columns, *packed.shape[1 : 1 + middle], -1)
+    whole = packed[..., list(layout.place()), :].transpose(order).reshape(panels * columns, *packed.shape[1 : 1 + middle], -1)
     return whole[tuple(slice(size) for size in shape)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,19 +15,31 @@ from pathlib import Path
 from qcompiler.backends.c.isa import COMMON_FLAGS, LEVELS, Architecture, Isa
 from qcompiler.errors import InputError, UnsupportedError
 
+_MACHINES: dict[str, Architecture] = {
+    "x86_64": "x86",
+    "amd64": "x86",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+    "armv7l": "arm32",
+}
+_NATIVE = ("gcc", "clang", "cc")
 _COMPILERS: dict[Architecture, tuple[str, ...]] = {
-    "portable": ("gcc", "clang", "cc"),
-    "x86": ("gcc", "clang", "cc"),
+    "portable": _NATIVE,
+    "x86": ("x86_64-linux-gnu-gcc",),
     "arm64": ("aarch64-linux-gnu-gcc",),
     "arm32": ("arm-linux-gnueabihf-gcc",),
 }
 _EMULATORS: dict[Architecture, tuple[str, ...]] = {
     "portable": (),
-    "x86": (),
+    "x86": ("qemu-x86_64-static", "qemu-x86_64"),
     "arm64": ("qemu-aarch64-static", "qemu-aarch64"),
     "arm32": ("qemu-arm-static", "qemu-arm"),
 }
-_ZIG_TARGETS: dict[Architecture, str] = {"arm64": "aarch64-linux-musl", "arm32": "arm-linux-musleabihf"}
+_ZIG_TARGETS: dict[Architecture, str] = {
+    "x86": "x86_64-linux-musl",
+    "arm64": "aarch64-linux-musl",
+    "arm32": "arm-linux-musleabihf",
+}
 _SECONDS = 600
 
 
@@ -58,14 +71,30 @@ class Compiler:
         """
         self._call([*flags, *map(str, objects), "-o", str(result), "-lm"], result)
 
+    def version(self) -> str:
+        """What it says of itself, empty when it says nothing; a build with another version is another build."""
+        return _version(self.command)
+
     def _call(self, arguments: Sequence[str], about: Path) -> None:
         done = subprocess.run(
             [*self.command, *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False
         )
         if done.returncode:
             lines = done.stderr.splitlines()
-            first = next((line for line in lines if "error" in line), lines[-1] if lines else "it said nothing")
+            faults = (line for line in lines if "error:" in line or "undefined reference" in line)
+            first = next(faults, lines[-1] if lines else "it said nothing")
             raise InputError(f"{self.command[0]} failed: {first}", where=str(about), step="build")
+
+
+@cache
+def _version(command: tuple[str, ...]) -> str:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    return done.stdout
+
+
+def is_native(architecture: Architecture) -> bool:
+    """Whether programs for an architecture run on this machine as they are."""
+    return architecture in ("portable", _MACHINES.get(platform.machine().lower()))
 
 
 @cache
@@ -75,16 +104,18 @@ def find_compiler(architecture: Architecture) -> Compiler:
     Raises:
         UnsupportedError: when there is none.
     """
-    for name in _COMPILERS[architecture]:
+    own = is_native(architecture)
+    names = _NATIVE if own else _COMPILERS[architecture]
+    for name in names:
         if shutil.which(name):
             return Compiler((name,), architecture)
     if importlib.util.find_spec("ziglang") is not None:
-        target = _ZIG_TARGETS.get(architecture)
+        target = None if own else _ZIG_TARGETS.get(architecture)
         chosen = ("-target", target) if target else ()
         return Compiler((sys.executable, "-m", "ziglang", "cc", *chosen), architecture)
     raise UnsupportedError(
         f"no C compiler for {architecture} is found",
-        mend=f"install {_COMPILERS[architecture][0]}, or the package ziglang",
+        mend=f"install {names[0]}, or the package ziglang",
     )
 
 
@@ -95,7 +126,7 @@ def find_emulator(architecture: Architecture) -> tuple[str, ...]:
     Raises:
         UnsupportedError: when it does not, and nothing that emulates it is found.
     """
-    if not _EMULATORS[architecture]:
+    if is_native(architecture):
         return ()
     for name in _EMULATORS[architecture]:
         if shutil.which(name):

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import torch
 
+from qcompiler.backends.lowering.guards import GUARDS
 from qcompiler.backends.onnx.audit import audit
-from qcompiler.backends.onnx.guards import GUARDS
 from qcompiler.backends.onnx.kernels import kernel_emitters
 from qcompiler.backends.onnx.legal import RUNTIME_RULES
 from qcompiler.backends.onnx.legal.results import ENGINE_RULES

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call, static_size
+from qcompiler.backends.lowering.call import Call, static_size
 from qcompiler.backends.onnx.dtypes import OPEN_ENDED, as_numpy, container, onnx_dtype
 from qcompiler.backends.onnx.older import Wanted, check_known, rule_for
 from qcompiler.backends.onnx.whole import narrowed, widened

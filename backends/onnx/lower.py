@@ -1,53 +1,31 @@
-"""From explicit Q/DQ to kernel calls: each assigned operator with its dequantized operands and its result's quantizer
-becomes one `qc.kernel`.
-
-A call passes the operator's arguments in order, quantized ones as `[codes, scale, zero point]`; see
-`backends.reference`. Biases become int32 codes of scale `input scale * weight scale` where the target adds them so.
-"""
+"""Kernel calls as onnxruntime runs them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn
-
-import torch
 from torch.fx.node import Argument
 
-from qcompiler.backends.onnx.biases import integer_bias
+from qcompiler.backends.lowering.calls import Style, lower_calls
 from qcompiler.backends.onnx.cluster import cluster_attention
-from qcompiler.backends.onnx.kernels.operands import operand_of
 from qcompiler.backends.onnx.settings import Settings, settings_of
 from qcompiler.backends.onnx.unpack import is_stored
-from qcompiler.errors import VerifyError
-from qcompiler.ir import ops
-from qcompiler.ir.program import Node, Program, Stage
-from qcompiler.ir.verify import neighbourhood, verify
+from qcompiler.ir.program import Program
+from qcompiler.ir.verify import verify
 from qcompiler.plan import Assignment
 from qcompiler.spec import QuantSpec
-from qcompiler.spec import quantize as spec_quantize
-from qcompiler.target import Kernel, Target
+from qcompiler.target import Target
 
-STEP = "lower"
-_BIASED_IN_INT32 = frozenset({"conv", "conv_transpose", "linear"})
 _FAST_BLOCK = 32
 
 
 def lower(program: Program, target: Target) -> Program:
-    """The program at stage lowered; nodes keep the names of the operators they replace.
+    """The program at stage lowered.
 
     Raises:
         VerifyError: where the graph around an assigned operator is not what its kernel needs.
         SpecError: for an unknown setting of the target.
     """
-    lowered = program.copy()
     settings = settings_of(target)
-    lowering = _Lowering(lowered, {kernel.name: kernel for kernel in target.kernels}, settings)
-    by_name = {node.name: node for node in lowered.nodes}
-    for node in lowered.nodes:
-        assigned = node.meta.get("assignment")
-        if isinstance(assigned, Assignment) and "decomposition" not in node.meta and not is_stored(assigned):
-            lowering.replace(node, assigned, by_name)
-    lowered.stage = Stage.LOWERED
+    lowered = lower_calls(program, target.kernels, style_of(settings))
     if settings.attention_operator:
         cluster_attention(lowered)
     lowered.erase_dead()
@@ -55,153 +33,23 @@ def lower(program: Program, target: Target) -> Program:
     return lowered
 
 
-@dataclass(frozen=True)
-class _Lowering:
-    program: Program
-    kernels: dict[str, Kernel]
-    settings: Settings
+def style_of(settings: Settings) -> Style:
+    """How biases and weight-only layers are lowered under the settings."""
+    integer = {"conv", "conv_transpose"} if settings.bias == "int32" else set[str]()
+    if settings.integer_linear_bias:
+        integer.add("linear")
 
-    def replace(self, node: Node, assigned: Assignment, by_name: dict[str, Node]) -> None:
-        """Puts a kernel call in the place of an operator and of the quantizer behind it."""
-        if assigned.kernel not in self.kernels:
-            self.refuse(node, f"the target has no kernel '{assigned.kernel}'")
-        given = self.given(node, assigned)
-        operands = {name: self.operands(node, name, value, assigned.inputs[name]) for name, value in given.items()}
-        attributes: dict[str, Argument] = {"op": self.program.op(node)}
-        last, chain = node, []
-        if assigned.result is not None:
-            value = by_name.get(assigned.result_at, node)
-            last, chain = self.quantizer(node, value), [*self.absorbed(node, value), node]
-            attributes |= self.result(node, chain, last)
-        arguments = self.arguments(node, operands, last)
-        attributes |= self.weight_only(assigned)
-        call = self.program.before(last, STEP).call(
-            "qc.kernel",
-            assigned.kernel,
-            *arguments,
-            kwargs=attributes,
-            name=f"{node.name}_kernel",
-            type_=self.program.type(last),
-        )
-        call.meta["assignment"] = assigned
-        self.program.replace(last, call)
-        for dead in chain:
-            self.program.erase(dead)
-        self.program.rename(call, node.name)
-
-    def given(self, node: Node, assigned: Assignment) -> dict[str, Argument]:
-        bound = self.program.bind(node)
-        return {name: bound[name] for name in assigned.inputs}
-
-    def operands(self, node: Node, name: str, value: Argument, asked: QuantSpec) -> Argument:
-        """`[codes, scale, zero point]` of a dequantized argument, a list of them for a list of tensors."""
-        if isinstance(value, list | tuple):
-            return [self.operands(node, name, item, asked) for item in value]
-        if not isinstance(value, Node) or value.target is not ops.dequantize:
-            self.refuse(node, f"its argument '{name}' is not dequantized")
-        bound = self.program.bind(value)
-        codes, scale, zero_point, spec = bound["codes"], bound["scale"], bound["zero_point"], bound["spec"]
-        if not isinstance(spec, QuantSpec) or spec.format != asked.format:
-            self.refuse(node, f"its argument '{name}' holds {spec}, the kernel was chosen for {asked}")
-        if not isinstance(codes, Node) or not isinstance(scale, Node):
-            self.refuse(node, f"its argument '{name}' has scales of scales")
-        return [codes, scale, zero_point if isinstance(zero_point, Node) else None]
-
-    def quantizer(self, node: Node, value: Node) -> Node:
-        """The one reader of the result, which must quantize it."""
-        readers = list(value.users)
-        if len(readers) != 1 or readers[0].target is not ops.quantize:
-            self.refuse(node, f"its result %{value.name} is not read by one quantize alone")
-        return readers[0]
-
-    def result(self, node: Node, chain: list[Node], quantizer: Node) -> dict[str, Argument]:
-        """Scale, zero point and limits of a quantized result; absorbed activations narrow the limits."""
-        bound = self.program.bind(quantizer)
-        scale, zero_point, spec = bound["scale"], bound["zero_point"], self.program.tensor_type(quantizer).spec
-        if not isinstance(scale, Node) or spec is None:
-            self.refuse(node, "its result has scales of scales")
-        low, high = spec.format.lowest, spec.format.highest
-        for activation in chain:
-            floor, ceiling = self.limits(activation)
-            low, high = max(low, self.code(floor, quantizer, low)), min(high, self.code(ceiling, quantizer, high))
-        zero = zero_point if isinstance(zero_point, Node) else None
-        return {"result": [scale, zero], "low": low, "high": max(low, high)}
-
-    def absorbed(self, node: Node, value: Node) -> list[Node]:
-        """The activations between an operator and the value that is quantized."""
-        chain: list[Node] = []
-        while value is not node:
-            chain.append(value)
-            source = value.all_input_nodes[0] if value.all_input_nodes else None
-            if source is None or len(source.users) != 1:
-                self.refuse(node, f"%{value.name} does not follow it alone")
-            value = source
-        return chain
-
-    def limits(self, activation: Node) -> tuple[float | None, float | None]:
-        """The real numbers between which an activation keeps its result; None for no limit."""
-        op = self.program.op(activation)
-        if op == "aten.relu":
-            return 0.0, None
-        if op != "aten.clamp":
-            return None, None
-        bound = self.program.bind(activation)
-        floor, ceiling = bound["min"], bound["max"]
-        return (
-            float(floor) if isinstance(floor, int | float) else None,
-            float(ceiling) if isinstance(ceiling, int | float) else None,
-        )
-
-    def code(self, bound: float | None, quantizer: Node, default: float) -> float:
-        """The code of a real number on the grid of a quantizer; rounding is monotone, so limits commute with it."""
-        if bound is None:
-            return default
-        arguments = self.program.bind(quantizer)
-        scale, zero_point = self.program.constant(arguments["scale"]), self.program.constant(arguments["zero_point"])
-        spec = self.program.tensor_type(quantizer).spec
-        if scale is None or spec is None or scale.numel() != 1:
-            self.refuse(quantizer, "its limits need one static scale")
-        point = torch.full([1] * spec.rank, bound)
-        return float(spec_quantize(point, scale, zero_point, spec).reshape(()))
-
-    def arguments(self, node: Node, operands: dict[str, Argument], last: Node) -> list[Argument]:
-        """All positional arguments of the operator, quantized ones in parts."""
-        bound = self.program.bind(node) | operands
-        bias = bound.get("bias")
-        if isinstance(bias, Node) and self.adds_in_int32(node):
-            x, w = operand_of(bound["input"]), operand_of(bound["weight"])
-            folded = integer_bias(self.program.before(last, STEP), x, w, bias) if x and w else None
-            if folded is None:
-                self.refuse(node, "its bias and scales are not constant")
-            bound["weight"], bound["bias"] = folded
-        schema = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else []
-        for argument in schema:
-            if argument.kwarg_only and bound.pop(argument.name) != argument.default_value:
-                self.refuse(node, f"its kernel takes no '{argument.name}'")
-        return list(bound.values())
-
-    def adds_in_int32(self, node: Node) -> bool:
-        kernel = node.meta["assignment"].kernel
-        wanted = self.settings.integer_linear_bias if kernel == "linear" else self.settings.bias == "int32"
-        return kernel in _BIASED_IN_INT32 and wanted
-
-    def weight_only(self, assigned: Assignment) -> dict[str, Argument]:
+    def attributes(assigned: Assignment) -> dict[str, Argument]:
         """The weight's spec, which blocks need, and the block in which the runtime quantizes activations."""
         if assigned.kernel not in ("linear_weight_only", "embedding_weight_only"):
             return {}
         spec = assigned.inputs["weight"]
         found: dict[str, Argument] = {"spec": spec}  # pyright: ignore[reportAssignmentType]
-        if assigned.kernel == "linear_weight_only" and self.settings.weight_only == "fast":
+        if assigned.kernel == "linear_weight_only" and settings.weight_only == "fast":
             found["block"] = fast_block(spec)
         return found
 
-    def refuse(self, node: Node, why: str) -> NoReturn:
-        raise VerifyError(
-            f"%{node.name} cannot become a kernel call: {why}",
-            where=neighbourhood(self.program, node),
-            step=STEP,
-            mend="every pass after apply_plan must keep dequantize, operator and quantize together",
-        )
+    return Style(frozenset(integer), is_stored, attributes)
 
 
 def fast_block(spec: QuantSpec) -> int:

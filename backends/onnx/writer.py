@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context, Emitted, KernelEmitter
 from qcompiler.backends.onnx.dtypes import onnx_dtype
 from qcompiler.backends.onnx.ops import EMITTERS

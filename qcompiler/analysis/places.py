@@ -39,7 +39,7 @@ def placed_marks(relations: Relations, root: Root, world: World) -> tuple[list[P
         multiplied[torch.cat(relations.multiplied) >> 1] = True
     found, spread = [], []
     for mark in relations.marks:
-        if world not in mark.worlds:
+        if world not in mark.worlds or not mark.codes.numel():
             continue
         axis, codes = mark.axis, mark.codes
         if axis is None:

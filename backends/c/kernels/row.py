@@ -17,10 +17,24 @@ class Blocked:
     """Order of packed weights: panels of `columns` outputs, in each of them runs of `depth` inputs of every output.
 
     Codes of [N, K] lie as [ceil(N / columns), ceil(K / depth), columns, depth], missing ones are zero.
+
+    Args:
+        columns: outputs of a panel.
+        depth: inputs of a run.
+        lanes: above 1, the outputs of a panel stand in the order that interleaving bytes within that many 128-bit lanes
+            leaves behind, see `place`.
     """
 
     columns: int
     depth: int
+    lanes: int = 1
+
+    def place(self) -> tuple[int, ...]:
+        """Where each output of a panel stands in it."""
+        if self.lanes == 1:
+            return tuple(range(self.columns))
+        lane, group = self.columns // self.lanes, 16 // self.depth
+        return tuple((c % lane // group * self.lanes + c // lane) * group + c % group for c in range(self.columns))
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class MicroKernel:
         name: the C function is `qc_<name>_<isa>`, its arguments `qc_<name>_args`.
         header: file that declares the arguments and says what is computed and what a task is.
         variants: source file of each version; portable C always exists.
-        layouts: order of packed weights; all versions that can be chosen at run time share one, and portable C reads any.
+        layouts: order of packed weights; versions that are chosen among at run time share one, and portable C reads any.
             Empty where there are no packed weights.
     """
 

@@ -2,9 +2,12 @@
  *
  *   out[m][n] = finish(sum over t < taps, k < depth of  a(m, t)[k] * w[n][t][k])
  *
- * a(m, t) is `rows[m * taps + t]` when a table of pointers is given (convolutions in channels-last order: one pointer
- * for every position of the window, to a row of zero points where it lies outside), else `input + m * input_stride`
- * with taps = 1.
+ * a(m, t) = input + (m / width) * outer_stride + (m % width) * inner_stride + offsets[t]
+ *
+ * A linear layer has taps = 1, no offsets, and a width of all rows. A convolution reads an image in channels-last order
+ * that already has its border of zero points: m counts output pixels, `width` of them in an output row; there is one tap
+ * for every position of the window, or one for every row of the window when its pixels lie side by side (depth is then
+ * window width * channels).
  *
  * Weights are int8, [ceil(n / C)][taps][ceil(depth / D)][C][D] with C = block_columns and D = block_depth of the
  * level's layout; missing ones are zero. Activations may be read up to the next multiple of D, or further (QC_SLACK).
@@ -19,8 +22,8 @@
 
 typedef struct {
     const qc_act *input;
-    size_t input_stride;       /* elements from row to row */
-    const qc_act *const *rows; /* NULL, or [row count * taps] */
+    size_t width, inner_stride, outer_stride; /* strides in elements */
+    const int32_t *offsets;                   /* [taps] in elements, or NULL for zeros */
     const int8_t *weight;
     size_t columns, taps, depth;
     size_t block_columns, block_depth;

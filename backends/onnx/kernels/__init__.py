@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context, KernelEmitter
 from qcompiler.backends.onnx.kernels import attention, dense, moving, weights
 from qcompiler.backends.onnx.kernels.operands import on_reals

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand, operand_of
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.kernels.operands import (
-    Operand,
     dequantized,
     integers,
     operand_at,
-    operand_of,
     parameters,
     quantized,
 )

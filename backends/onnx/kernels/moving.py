@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import operand_of
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.kernels.operands import (
     dequantized,
@@ -14,7 +15,6 @@ from qcompiler.backends.onnx.kernels.operands import (
     limited_codes,
     on_codes,
     operand_at,
-    operand_of,
     quantized,
 )
 from qcompiler.backends.onnx.ops.shape import onnx_pads

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 from torch.fx.node import Argument
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand, operand_of
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.dtypes import as_numpy, container
 from qcompiler.backends.onnx.ops import EMITTERS
@@ -16,33 +17,9 @@ from qcompiler.backends.onnx.ops.quant import Layout, codes_value, layout_of, sc
 from qcompiler.backends.onnx.settings import Settings
 from qcompiler.errors import UnsupportedError, VerifyError
 from qcompiler.ir import ops
-from qcompiler.ir.program import Node
-from qcompiler.ir.types import TensorType
 from qcompiler.spec import QuantSpec
 
 _BYTE = 8
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A quantized argument of a kernel call: its nodes and its spec."""
-
-    codes: Node
-    scale: Node
-    zero_point: Node | None
-    spec: QuantSpec
-
-
-def operand_of(argument: Argument) -> Operand | None:
-    """Reads `[codes, scale, zero point]`; None for any other argument."""
-    if not isinstance(argument, list | tuple) or len(argument) != 3:
-        return None
-    codes, scale, zero_point = argument
-    if not isinstance(codes, Node) or not isinstance(scale, Node):
-        return None
-    type_ = codes.meta["type"]
-    spec = type_.spec if isinstance(type_, TensorType) else None
-    return None if spec is None else Operand(codes, scale, zero_point if isinstance(zero_point, Node) else None, spec)
 
 
 def operand_at(call: Call, position: int) -> Operand:

@@ -6,10 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.dtypes import as_numpy, container
-from qcompiler.backends.onnx.kernels.operands import Operand, dequantized, integers, operand_at
+from qcompiler.backends.onnx.kernels.operands import dequantized, integers, operand_at
 from qcompiler.backends.onnx.names import MICROSOFT
 from qcompiler.backends.onnx.ops.linear import rows_product
 from qcompiler.backends.onnx.settings import Settings

@@ -10,7 +10,7 @@ import math
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context, Emitter
 from qcompiler.backends.onnx.ops.shape import repeat_each
 from qcompiler.ir.program import Node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context, Emitter
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node

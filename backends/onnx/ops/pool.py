@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
 from qcompiler.backends.onnx.dtypes import as_numpy, container, is_native, onnx_dtype, tight_float, tight_integer
 from qcompiler.backends.onnx.unpack import is_stored, unpacked

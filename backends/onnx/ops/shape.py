@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call, static_size
+from qcompiler.backends.lowering.call import Call, static_size
 from qcompiler.backends.onnx.context import Attribute, Context, Emitted, Emitter
 from qcompiler.ir.program import Node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context, Emitter
 from qcompiler.backends.onnx.ops.elementwise import floor_divide
 from qcompiler.ir.program import Node

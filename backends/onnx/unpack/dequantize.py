@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from qcompiler.backends.onnx.call import Call
+from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.onnx.context import Context
 from qcompiler.backends.onnx.dtypes import tight_integer
 from qcompiler.backends.onnx.unpack.bits import BYTE, codes_of, stored_bytes

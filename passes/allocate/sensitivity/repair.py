@@ -1,7 +1,7 @@
 """More bits are never predicted to be worse: the least change of losses that makes it so.
 
-Formula   minimise sum_k (x_k - loss_k)^2 such that x_a <= x_b wherever option a is at least as fine as b at every
-          place; by Dykstra's alternating projections, then a sweep that removes what is left of their tolerance
+Formula   minimise sum_k weight_k (x_k - loss_k)^2 such that x_a <= x_b wherever option a is at least as fine as b at
+          every place; by Dykstra's alternating projections, then a sweep that removes what is left of their tolerance
 Shapes    float64 [options] -> the same
 Promise   monotone; nothing changes where losses are monotone already
 Needs     nothing
@@ -29,21 +29,22 @@ def orders(unit: Unit) -> list[tuple[int, int]]:
     return [(a, b) for a in numbers for b in numbers if slots[a] != slots[b] and _finer(slots[a], slots[b])]
 
 
-def monotone(losses: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """The nearest losses with `x[a] <= x[b]` for all pairs."""
+def monotone(losses: Tensor, pairs: Sequence[tuple[int, int]], weights: Tensor | None = None) -> Tensor:
+    """The nearest losses with `x[a] <= x[b]` for all pairs; weights are above 0, and 1 when None."""
     if all(losses[a] <= losses[b] for a, b in pairs):
         return losses
     found = losses.double().tolist()
+    give = [1.0] * len(found) if weights is None else weights.double().reciprocal().tolist()
     corrections = [0.0] * len(pairs)
     scale = max(map(abs, found), default=0.0)
     for _ in range(_SWEEPS):
         moved = 0.0
         for at, (a, b) in enumerate(pairs):
-            low, high = found[a] + corrections[at], found[b] - corrections[at]
-            excess = max(low - high, 0.0) / 2
-            moved = max(moved, abs(excess - corrections[at]))
+            low, high = found[a] + corrections[at] * give[a], found[b] - corrections[at] * give[b]
+            excess = max(low - high, 0.0) / (give[a] + give[b])
+            moved = max(moved, abs(excess - corrections[at]) * max(give[a], give[b]))
             corrections[at] = excess
-            found[a], found[b] = low - excess, high + excess
+            found[a], found[b] = low - excess * give[a], high + excess * give[b]
         if moved <= _EXACT * scale:
             break
     for a, b in sorted(pairs, key=lambda pair: found[pair[0]]):

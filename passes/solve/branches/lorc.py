@@ -14,6 +14,7 @@ Source    Yao et al. 2023, "ZeroQuant-V2: Exploring Post-training Quantization i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -69,7 +70,8 @@ class Lorc:
             InputError: when weights are not solved yet, or data is needed and there is none.
         """
         sites = branch_sites(program, ctx)
-        frames = [open_branch(program, site, self.rank, self.name) for site in sites]
+        coded = coded_results(program)
+        frames = [open_branch(program, site, coded, self.rank, self.name) for site in sites]
         wanted = self.weighted or self.inputs or bool(ctx.batches)
         walk = Walk(program, ctx.batches, ("quantized",)) if wanted and sites else None
         known: dict[tuple[Node, Node, Geometry], Moments] = {}
@@ -195,12 +197,21 @@ def constant_value(program: Program, node: Node) -> Tensor | None:
     return cast(Tensor, compute(program, node, sources))
 
 
-def unquantized(program: Program, node: Node) -> Node:
-    """What was quantized and dequantized to make a value; the value itself where nothing was."""
+def coded_results(program: Program) -> frozenset[str]:
+    """Names of the nodes whose values leave their kernels as codes."""
+    assigned = [node.meta.get("assignment") for node in program.nodes]
+    return frozenset(item.result_at for item in assigned if isinstance(item, Assignment) and item.result is not None)
+
+
+def unquantized(node: Node, coded: Collection[str]) -> Node:
+    """What was quantized and dequantized to make a value; the value itself where nothing was, or where the kernel gives
+    nothing but codes.
+    """
     codes = node.args[0] if node.target is ops.dequantize else None
-    if isinstance(codes, Node) and codes.target is ops.quantize:
-        return codes.all_input_nodes[0]
-    return node
+    if not isinstance(codes, Node) or codes.target is not ops.quantize:
+        return node
+    source = codes.all_input_nodes[0]
+    return node if source.name in coded else source
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +220,7 @@ class Frame:
 
     Args:
         site: the layer.
-        source: what the branch reads: the layer's input before it is quantized.
+        source: what the branch reads: the layer's input before it is quantized, where that exists.
         left: parameter [out, rank].
         right: parameter [rank, columns].
         joined: the sum that everybody reads.
@@ -250,10 +261,10 @@ class Frame:
             program.replace(zeros, factor.build(program.before(next(iter(zeros.users)), step), f"{name}.{side}"))
 
 
-def open_branch(program: Program, site: BranchSite, rank: int, step: str) -> Frame:
+def open_branch(program: Program, site: BranchSite, coded: Collection[str], rank: int, step: str) -> Frame:
     """Puts a branch of zeros beside a layer: everybody reads the sum."""
     node, bound, builder = site.node, program.bind(site.node), program.after(site.node, step)
-    source = unquantized(program, cast(Node, bound["input"]))
+    source = unquantized(cast(Node, bound["input"]), coded)
     rows, columns = site.weight.shape
     rank, kernel, dtype = min(rank, rows, columns), list(site.geometry.kernel), program.tensor_type(node).dtype
     left, right = (builder.param(f"{node.name}.zeros", torch.zeros(size)) for size in ((rows, rank), (rank, columns)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.fx.node import Argument
 
-from qcompiler.backends.onnx.kernels.operands import Operand
+from qcompiler.backends.lowering.operands import Operand
 from qcompiler.backends.reference.arithmetic import MOST_BIAS
 from qcompiler.formats import Integer
 from qcompiler.ir.program import Builder, Node

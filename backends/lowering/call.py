@@ -137,12 +137,12 @@ class Call:
         return found if isinstance(found, QuantSpec) else self._refuse(f"'{name}' must be a spec")
 
     def unsupported(self, what: str, mend: str = "") -> UnsupportedError:
-        """The error for a use of the operator that ONNX has no form for."""
+        """The error for a use of the operator that the target has no form for."""
         module = self.node.meta["origin"].module if "origin" in self.node.meta else ""
         return UnsupportedError(
-            f"{self.op} cannot be written as ONNX: {what}",
+            f"{self.op} cannot be written: {what}",
             where=f"%{self.node.name} = {self.op} from module {module or '(top)'}",
-            step="write onnx",
+            step="emit",
             mend=mend,
         )
 

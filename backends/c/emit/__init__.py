@@ -1,0 +1,19 @@
+"""How each operator and each kernel call is written as C: one small function each, one table per theme."""
+
+from __future__ import annotations
+
+from qcompiler.backends.c.emit import codes, dense, elementwise, index, pool, products, reduce, shape
+from qcompiler.backends.c.generator import Emitter
+
+THEMES: tuple[dict[str, Emitter], ...] = (
+    elementwise.EMITTERS,
+    shape.EMITTERS,
+    index.EMITTERS,
+    pool.EMITTERS,
+    products.EMITTERS,
+    reduce.EMITTERS,
+    codes.EMITTERS,
+)
+EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}
+KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, codes.KERNELS)
+KERNELS: dict[str, Emitter] = {name: emitter for theme in KERNEL_THEMES for name, emitter in theme.items()}

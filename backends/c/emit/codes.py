@@ -1,0 +1,355 @@
+"""Quantizers, and what kernels do with codes besides products: each formula is that of its meaning in
+`backends.reference`, in the same order of roundings.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from qcompiler.backends.c.emit import shape as moving
+from qcompiler.backends.c.emit.dense import Grid, grid_of, quantized
+from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.loops import Computed
+from qcompiler.backends.c.loops import Operand as Element
+from qcompiler.backends.c.number import float_text
+from qcompiler.backends.c.value import Value
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand, operand_of
+from qcompiler.backends.reference.arithmetic import fused_multiply_add
+from qcompiler.ir.program import Node
+from qcompiler.ir.types import TensorType
+
+
+def quantize(generator: Generator, call: Call) -> Emitted:
+    """`clip(round(x / scale) + zero point)`; scales per tensor, channel or row, known now or at run time."""
+    element, shift = generator.element(call.type)
+    spec = call.type.spec
+    if spec is None:
+        raise call.unsupported("its result has no spec")
+    low, high = (float_text(limit + shift) for limit in (spec.format.lowest, spec.format.highest))
+    source = generator.operand(call.node_at("x"))
+    scale = _parameter(generator, call, "scale", source.shape)
+    zero = _parameter(generator, call, "zero_point", source.shape)
+    parts: list[Element] = [source, scale] if not isinstance(scale, str) else [source]
+    scale_text = scale if isinstance(scale, str) else "{1}"
+    if zero is None:
+        zero_text = float_text(shift)
+    elif isinstance(zero, str):
+        zero_text = float_text(float(zero.rstrip("f")) + shift)
+    else:
+        zero_text = f"({{{len(parts)}}} + {float_text(shift)})"
+        parts.append(zero)
+    text = f"qc_place({{0}} / {scale_text}, {zero_text}, {low}, {high})"
+    return generator.fused(call.node, Computed(element, source.shape, text, tuple(parts), shift))
+
+
+def dequantize(generator: Generator, call: Call) -> Emitted:
+    """`(code - zero point) * scale`."""
+    codes = call.node_at("codes")
+    source = generator.operand(codes)
+    scale = _parameter(generator, call, "scale", source.shape)
+    zero = _parameter(generator, call, "zero_point", source.shape)
+    parts: list[Element] = [source]
+    text = f"(float){{0}} - {float_text(source.shift)}" if source.shift else "(float){0}"
+    if isinstance(zero, str):
+        text = f"{text} - {zero}"
+    elif zero is not None:
+        text = f"{text} - {{{len(parts)}}}"
+        parts.append(zero)
+    if isinstance(scale, str):
+        text = f"({text}) * {scale}"
+    elif scale is not None:
+        text = f"({text}) * {{{len(parts)}}}"
+        parts.append(scale)
+    return generator.fused(call.node, Computed("float", generator.shape(call.node), text, tuple(parts)))
+
+
+def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ...]) -> str | Value | None:
+    """A scale or zero point: a number when there is one, else a tensor that broadcasts; None when absent."""
+    node = call.raw(name)
+    if not isinstance(node, Node):
+        return None
+    known = generator.program.constant(node)
+    if known is not None and known.numel() == 1:
+        return float_text(float(known.reshape(())))
+    value = generator.value(node)
+    if value.count == 1:
+        return value.reshaped((1,) * len(shape))
+    fits = len(value.shape) == len(shape) and all(
+        size in (1, whole) for size, whole in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        raise call.unsupported(f"scales of shape {value.shape} for {shape}: blocks have kernels of their own")
+    return value
+
+
+def code(position: int, shift: int) -> str:
+    """A stored code as a float."""
+    return f"((float){{{position}}} - {float_text(shift)})" if shift else f"(float){{{position}}}"
+
+
+def settle(text: str, grid: Grid) -> str:
+    """A rounded number of steps, zero point included, as a stored code within its limits."""
+    shifted = f"{text} + {float_text(grid.shift)}" if grid.shift else text
+    return f"qc_clamp({shifted}, {grid.low}, {grid.high})"
+
+
+def _coded(generator: Generator, call: Call, text: str, grid: Grid, parts: tuple[Element, ...]) -> Emitted:
+    shape = generator.shape(call.node)
+    return generator.fused(call.node, Computed("qc_act", shape, settle(text, grid), parts, grid.shift))
+
+
+def _grid(generator: Generator, call: Call) -> Grid:
+    element, shift = generator.element(call.type)
+    from qcompiler.backends.c.value import Buffer
+
+    return grid_of(generator, call, Value(Buffer("arena", 0), element, (), (), 0, shift))
+
+
+def _static(generator: Generator, call: Call, operand: Operand) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of an operand, both of no axes."""
+    scale = generator.program.constant(operand.scale)
+    zero = None if operand.zero_point is None else generator.program.constant(operand.zero_point)
+    if scale is None or scale.numel() != 1:
+        raise call.unsupported("an operand with more than one scale")
+    return scale.float().reshape(()), torch.zeros(()) if zero is None else zero.float().reshape(())
+
+
+def add(generator: Generator, call: Call) -> Emitted:
+    """`clip(round(fma(qa, a, fma(qb, b, c))))`, the constants as in `backends.reference.pointwise.add`."""
+    left, right = quantized(call, 0), quantized(call, 1)
+    shapes = [generator.shape(operand.codes) for operand in (left, right)]
+    if _repeats(*shapes):
+        left, right = right, left
+    grid = _grid(generator, call)
+    (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
+    a, b = sa / grid.scale, sb / grid.scale
+    zero = torch.tensor(float(grid.zero.rstrip("f")) - grid.shift)
+    constant = zero - fused_multiply_add(a, za, b * zb)
+    one, other = generator.operand(left.codes), generator.operand(right.codes)
+    inner = f"fmaf({code(1, other.shift)}, {float_text(float(b))}, {float_text(float(constant))})"
+    text = f"qc_round(fmaf({code(0, one.shift)}, {float_text(float(a))}, {inner}))"
+    return _coded(generator, call, text, grid, (one, other))
+
+
+def _repeats(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    """Whether the meaning swaps the operands; see `backends.reference.pointwise`."""
+    return len(left) == 0 or (left[-1] == 1 and len(right) > 0 and right[-1] > 1)
+
+
+def mul(generator: Generator, call: Call) -> Emitted:
+    """`clip(round(float((qa - za) * (qb - zb)) * ((sa * sb) / sy) + zy))`."""
+    left, right, grid = quantized(call, 0), quantized(call, 1), _grid(generator, call)
+    (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
+    one, other = generator.operand(left.codes), generator.operand(right.codes)
+    product = (
+        f"(float)(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
+    )
+    zero = float(grid.zero.rstrip("f")) - grid.shift
+    text = f"qc_round({product} * {float_text(float((sa * sb) / grid.scale))} + {float_text(zero)})"
+    return _coded(generator, call, text, grid, (one, other))
+
+
+def concatenate(generator: Generator, call: Call) -> Emitted:
+    """Tensors side by side; those of another grid than the result's are brought to it."""
+    tensors, dim = call.inputs[0], call.inputs[1] if len(call.inputs) > 1 else 0
+    grid = _grid(generator, call)
+    element, shift = generator.element(call.type)
+    shape = generator.shape(call.node)
+    axis = dim % len(shape) if isinstance(dim, int) else 0
+    operands = [operand_of(parts) for parts in tensors] if isinstance(tensors, list | tuple) else []
+    found = [generator.operand(operand.codes) for operand in operands if operand is not None]
+    known = [each.order for each in found if isinstance(each, Value)]
+    out = generator.new(shape, element, known[0] if known else None, shift)
+    start = 0
+    zero = float(grid.zero.rstrip("f")) - grid.shift
+    for operand, each in zip(operands, found, strict=True):
+        assert operand is not None
+        scale, point = _static(generator, call, operand)
+        size = each.shape[axis]
+        part = out.sliced(axis, start, size)
+        reals = f"({code(0, each.shift)} - {float_text(float(point))}) * {float_text(float(scale))}"
+        text = settle(f"qc_round({reals} / {float_text(float(grid.scale))}) + {float_text(zero)}", grid)
+        same = float(scale) == float(grid.scale) and float(point) == zero
+        clipped = settle(code(0, each.shift), grid)
+        generator.loop(part, Computed("qc_act", each.shape, clipped if same else text, (each,), shift))
+        start += size
+    return out
+
+
+def table(generator: Generator, call: Call) -> Emitted:
+    """An elementwise function as a table of all codes, made by the meaning itself."""
+    from qcompiler.backends.reference import pointwise
+
+    operand, grid = quantized(call, 0), _grid(generator, call)
+    source = generator.operand(operand.codes)
+    codes = torch.arange(256, dtype=torch.float32) - (128 if generator.signed else 0) - source.shift
+    scale, zero = _static(generator, call, operand)
+    program = generator.program
+    result = call.arguments["result"]
+    assert isinstance(result, list | tuple)
+    found = pointwise.table(
+        [codes, scale, zero],
+        *call.inputs[1:],
+        op=call.text("op"),
+        result=[program.constant(part) for part in result],
+        low=call.number("low"),
+        high=call.number("high"),
+    )
+    stored = (found + grid.shift).numpy().astype("int8" if generator.signed else "uint8")
+    entries = generator.constant(stored, "qc_act")
+    generator.pointer(entries)
+    index = "{0} + 128" if generator.signed else "{0}"
+    pointer = generator.pointer(entries)
+    settled = generator.settled(source)
+    out = generator.new(generator.shape(call.node), "qc_act", settled.order, grid.shift)
+    generator.loop(out, Computed("qc_act", out.shape, f"({pointer})[{index}]", (settled,), grid.shift))
+    return out
+
+
+def average_pool(generator: Generator, call: Call) -> Emitted:
+    """`clip(round(mean((q - z) * s) / sy + zy))` over windows."""
+    from qcompiler.backends.c.emit.pool import windowed_mean
+
+    operand, grid = quantized(call, 0), _grid(generator, call)
+    scale, zero = _static(generator, call, operand)
+    source = generator.settled(generator.operand(operand.codes))
+    text = f"({code(0, source.shift)} - {float_text(float(zero))}) * {float_text(float(scale))}"
+    mean = windowed_mean(generator, call, source, text, call.inputs[1:])
+    point = float(grid.zero.rstrip("f")) - grid.shift
+    steps = f"qc_round({{0}} / {float_text(float(grid.scale))} + {float_text(point)})"
+    return _coded(generator, call, steps, grid, (mean,))
+
+
+def global_mean(generator: Generator, call: Call) -> Emitted:
+    """`clip(round(float(sum (q - z)) * (sx / (sy * count))) + zy)`."""
+    from qcompiler.backends.c.emit.reduce import integer_sum
+
+    operand, grid = quantized(call, 0), _grid(generator, call)
+    scale, zero = _static(generator, call, operand)
+    source = generator.settled(generator.operand(operand.codes))
+    dims = call.inputs[1]
+    axes = [dim % len(source.shape) for dim in dims if isinstance(dim, int)] if isinstance(dims, list | tuple) else []
+    count = math.prod(source.shape[axis] for axis in axes)
+    total = integer_sum(generator, source, axes, int(zero) + source.shift, generator.shape(call.node))
+    factor = scale / (grid.scale * float(count))
+    point = float(grid.zero.rstrip("f")) - grid.shift
+    text = f"qc_round((float){{0}} * {float_text(float(factor))}) + {float_text(point)}"
+    return _coded(generator, call, text, grid, (total,))
+
+
+def carry(generator: Generator, call: Call) -> Emitted:
+    """An operator that moves codes, written as it would be for reals."""
+    from qcompiler.backends.c.emit import EMITTERS
+
+    inner = inner_call(generator, call)
+    if inner.op not in EMITTERS:
+        raise call.unsupported(f"{inner.op} on codes")
+    moved = EMITTERS[inner.op](generator, inner)
+    spec = call.type.spec
+    full = spec is None or (call.number("low") <= spec.format.lowest and call.number("high") >= spec.format.highest)
+    return moved if full or isinstance(moved, list) else _limited(generator, call, moved)
+
+
+def inner_call(generator: Generator, call: Call) -> Call:
+    """The ATen operator behind a kernel call, on codes."""
+    from qcompiler.ir import ops
+
+    op = call.text("op")
+    first, *rest = call.inputs
+    operand = operand_of(first)
+    target = ops.op_target(op)
+    bound = ops.bind(target, (operand.codes if operand else first, *rest), {})
+    del generator
+    return Call(call.node, op, bound)
+
+
+def _limited(generator: Generator, call: Call, moved: Element) -> Emitted:
+    grid = _grid(generator, call)
+    return _coded(generator, call, code(0, moved.shift), grid, (moved,))
+
+
+def limit(generator: Generator, call: Call) -> Emitted:
+    """A relu or clamp: codes between the codes of its bounds."""
+    operand = quantized(call, 0)
+    return _limited(generator, call, generator.operand(operand.codes))
+
+
+def pad(generator: Generator, call: Call) -> Emitted:
+    """Codes with the code of a number around them."""
+    operand, grid = quantized(call, 0), _grid(generator, call)
+    source = generator.operand(operand.codes)
+    value = call.inputs[2] if len(call.inputs) > 2 else 0.0
+    number = torch.tensor(float(value) if isinstance(value, int | float) else 0.0)
+    filling = (number / grid.scale).round() + float(grid.zero.rstrip("f"))
+    filling = filling.clamp(float(grid.low.rstrip("f")), float(grid.high.rstrip("f")))
+    pads = call.inputs[1]
+    sizes = [generator.size(size) for size in pads] if isinstance(pads, list | tuple) else []  # pyright: ignore[reportArgumentType]
+    return moving.padded(generator, source, sizes, str(int(filling)), "qc_act", grid.shift)
+
+
+def embedding(generator: Generator, call: Call) -> Emitted:
+    """`(code - zero point) * scale` of the rows asked for; codes and scales per row or per tensor."""
+    weight, indices = quantized(call, 0), call.inputs[1]
+    if not isinstance(indices, Node):
+        raise call.unsupported("its indices are not a tensor")
+    program = generator.program
+    codes = program.param(weight.codes).numpy()
+    scale = program.param(weight.scale).float()
+    zero = None if weight.zero_point is None else program.constant(weight.zero_point)
+    spec = program.tensor_type(weight.codes).spec
+    if spec is None or spec.block[1] not in (-1, codes.shape[1]) or not spec.format.is_integer or spec.bits > 8:
+        raise call.unsupported(f"a table of {spec}")
+    rows = codes.shape[0]
+    signed = spec.format.signed
+    stored = generator.constant(codes.astype("int8" if signed else "uint8"), "int8_t" if signed else "uint8_t")
+    scales = generator.constant(scale.reshape(-1).expand(rows).contiguous().numpy(), "float")
+    zeros = None if zero is None else generator.constant(zero.float().reshape(-1).expand(rows).contiguous().numpy(), "float")
+    return _looked_up(generator, call, generator.contiguous(generator.operand(indices)), stored, scales, zeros)
+
+
+def _looked_up(
+    generator: Generator, call: Call, indices: Value, stored: Value, scales: Value, zeros: Value | None
+) -> Value:
+    rows, width = stored.shape
+    out = generator.new((*indices.shape, width), "float")
+    less = " - zero" if zeros is not None else ""
+    lines = [
+        f"const int64_t *index = {generator.pointer(indices)};",
+        f"const {stored.element} *table = {generator.pointer(stored)};",
+        f"const float *scales = {generator.pointer(scales)};",
+        *([f"const float *zeros = {generator.pointer(zeros)};"] if zeros is not None else []),
+        f"float *out = {generator.pointer(out)};",
+        f"for (size_t i = 0; i < {indices.count}; ++i) {{",
+        f"    const size_t row = qc_index(index[i], {rows});",
+        "    const float scale = scales[row];",
+        *(["    const float zero = zeros[row];"] if zeros is not None else []),
+        f"    for (size_t j = 0; j < {width}; ++j)",
+        f"        out[i * {width} + j] = ((float)table[row * {width} + j]{less}) * scale;",
+        "}",
+    ]
+    generator.write("{", *(f"    {line}" for line in lines), "}")
+    return out
+
+
+def is_quantized(type_: object) -> bool:
+    """Whether a value holds codes."""
+    return isinstance(type_, TensorType) and type_.spec is not None
+
+
+KERNELS: dict[str, Emitter] = {
+    "add": add,
+    "mul": mul,
+    "cat": concatenate,
+    "table": table,
+    "average_pool": average_pool,
+    "global_mean": global_mean,
+    "carry": carry,
+    "resize": carry,
+    "limit": limit,
+    "pad": pad,
+    "embedding_weight_only": embedding,
+}
+EMITTERS: dict[str, Emitter] = {"qc.quantize": quantize, "qc.dequantize": dequantize}

@@ -1,0 +1,426 @@
+"""Convolutions and linear layers over codes: arguments of the integer products, from the meanings of their kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.loops import Computed
+from qcompiler.backends.c.number import float_text, integer_text
+from qcompiler.backends.c.packing import blocked
+from qcompiler.backends.c.value import Value, channels_last
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand, operand_of
+from qcompiler.backends.reference.arithmetic import MOST_TERMS
+from qcompiler.errors import UnsupportedError
+from qcompiler.ir.program import Node
+
+
+@dataclass(frozen=True)
+class Window:
+    """The geometry of a convolution over images.
+
+    Args:
+        size: of the window, per spatial axis.
+        stride: between windows.
+        padding: pixels around the image.
+        dilation: between pixels of a window.
+        groups: of channels.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every result reads one pixel, in order."""
+        return all(size == 1 for size in self.size) and not any(self.padding)
+
+
+def window_of(call: Call, arguments: Sequence[object], kernel: Sequence[int]) -> Window:
+    """Stride, padding, dilation and groups, the arguments behind the bias."""
+    stride, padding, dilation, groups = arguments[:4]
+    rank = len(kernel)
+    return Window(
+        tuple(kernel),
+        _numbers(call, stride, rank),
+        _numbers(call, padding, rank),
+        _numbers(call, dilation, rank),
+        groups if isinstance(groups, int) else 1,
+    )
+
+
+def _numbers(call: Call, found: object, rank: int) -> tuple[int, ...]:
+    items = list(found) if isinstance(found, list | tuple) else [found]
+    if not all(isinstance(item, int) for item in items):
+        raise call.unsupported("its window is not made of numbers")
+    return tuple(items) if len(items) == rank else tuple(items) * rank  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What becomes of integer sums: fields of `qc_epilogue`, and where the result goes."""
+
+    fields: Mapping[str, str]
+    out: Value
+
+
+def conv(generator: Generator, call: Call) -> Emitted:
+    """A convolution of one or two spatial axes."""
+    x, w = quantized(call, 0), quantized(call, 1)
+    codes = generator.program.param(w.codes).numpy().astype(np.int64)
+    rank = codes.ndim - 2
+    if rank > 2:
+        raise call.unsupported(f"{rank} spatial axes")
+    window = window_of(call, call.inputs[3:], codes.shape[2:])
+    image = bordered(generator, generator.operand(x.codes), window, zero_point(generator, x))
+    depthwise = window.groups > 1 and codes.shape[1] == 1 and codes.shape[0] == window.groups
+    if window.groups > 1 and not depthwise:
+        return _grouped(generator, call, x, w, codes, window, image)
+    out = _result(generator, call, channels_last(rank + 2))
+    name = "depthwise_i8" if depthwise else "gemm_i8"
+    _convolve(generator, call, name, x, w, codes, window, image, out, slice(None))
+    return out
+
+
+def _grouped(
+    generator: Generator, call: Call, x: Operand, w: Operand, codes: np.ndarray, window: Window, image: Value
+) -> Value:
+    """Groups one after the other, each on its channels."""
+    out = _result(generator, call, channels_last(codes.ndim))
+    inputs, outputs = codes.shape[1], codes.shape[0] // window.groups
+    for group in range(window.groups):
+        picked = slice(group * outputs, (group + 1) * outputs)
+        source = image.sliced(1, group * inputs, inputs)
+        part = out.sliced(1, group * outputs, outputs)
+        _convolve(generator, call, "gemm_i8", x, w, codes[picked], window, source, part, picked)
+    return out
+
+
+def _convolve(
+    generator: Generator,
+    call: Call,
+    name: str,
+    x: Operand,
+    w: Operand,
+    codes: np.ndarray,
+    window: Window,
+    image: Value,
+    out: Value,
+    picked: slice,
+) -> None:
+    sums = codes.reshape(codes.shape[0], -1).sum(1)
+    if math.prod(codes.shape[1:]) > MOST_TERMS:
+        raise call.unsupported(f"a sum of {math.prod(codes.shape[1:])} products may overflow int32")
+    packed, offsets, depth = _packed(generator, name, codes, window, image)
+    finish = epilogue(generator, call, x, w, sums, out, picked)
+    layout = generator.layout(name)
+    space = out.shape[2:]
+    columns = "channels" if name == "depthwise_i8" else "columns"
+    for batch in range(out.shape[0]):
+        source, target = image.sliced(0, batch, 1), out.sliced(0, batch, 1)
+        fields: dict[str, str | int] = {
+            "input": generator.pointer(source),
+            "width": space[-1],
+            "inner_stride": image.strides[-1] * window.stride[-1],
+            "outer_stride": image.strides[-2] * window.stride[-2] if len(space) > 1 else 0,
+            "offsets": generator.pointer(offsets),
+            "weight": generator.pointer(packed),
+            columns: codes.shape[0],
+            "taps": offsets.count,
+            "block_columns": layout.columns,
+            "block_depth": layout.depth,
+            "out": generator.pointer(target),
+            "out_stride": out.strides[-1],
+            **{f"epilogue.{key}": text for key, text in finish.items()},
+        }
+        if name == "gemm_i8":
+            fields["depth"] = depth
+        else:
+            fields["block_lanes"] = layout.lanes
+        generator.call(name, fields, math.prod(space))
+
+
+def _packed(
+    generator: Generator, name: str, codes: np.ndarray, window: Window, image: Value
+) -> tuple[Value, Value, int]:
+    """Packed weights, offsets of the taps, and inputs of each.
+
+    The pixels of one row of the window lie side by side when nothing is skipped: they are one tap.
+    """
+    channels = codes.shape[1]
+    rows = window.size[0] if len(window.size) > 1 else 1
+    columns = window.size[-1]
+    row_step = image.strides[-2] * window.dilation[0] if len(window.size) > 1 else 0
+    column_step = image.strides[-1] * window.dilation[-1]
+    order = np.moveaxis(codes, 1, -1).reshape(codes.shape[0], rows * columns, channels)
+    joined = name == "gemm_i8" and column_step == channels
+    if joined:
+        order = order.reshape(codes.shape[0], rows, columns * channels)
+        places = [row * row_step for row in range(rows)]
+    else:
+        places = [row * row_step + column * column_step for row in range(rows) for column in range(columns)]
+    offsets = generator.constant(np.array(places, dtype=np.int32), "int32_t")
+    if name == "depthwise_i8":
+        order = order.reshape(codes.shape[0], -1)
+    packed = blocked(order.astype(np.int8), generator.layout(name))
+    return generator.constant(packed, "int8_t"), offsets, order.shape[-1]
+
+
+def bordered(generator: Generator, operand: Value | Computed, window: Window, zero: int) -> Value:
+    """An image in channels-last order whose border holds the zero point.
+
+    Returns the view that starts at the first pixel of the first window: at the border, where there is one.
+    """
+    rank = len(operand.shape)
+    order = channels_last(rank)
+    wanted = max(window.padding, default=0)
+    value = operand
+    ready = isinstance(value, Value) and _is_image(value) and value.border >= wanted
+    if not ready or not isinstance(value, Value):
+        value = generator.new(operand.shape, operand.element, order, operand.shift, wanted)
+        if wanted:
+            fill_border(generator, value, zero)
+        generator.loop(value, operand)
+    elif value.buffer.kind == "input":
+        value = generator.copied(value, order)
+    shape = tuple(
+        size if axis < 2 else size + 2 * window.padding[axis - 2] for axis, size in enumerate(value.shape)
+    )
+    moved = value.offset - sum(
+        pad * stride for pad, stride in zip(window.padding, value.strides[2:], strict=True)
+    )
+    return Value(value.buffer, value.element, shape, value.strides, moved, value.shift)
+
+
+def _is_image(value: Value) -> bool:
+    """Whether channels are the innermost axis, without gaps between pixels of a row other than the border's."""
+    return value.strides[1] == 1 or value.shape[1] == 1
+
+
+def fill_border(generator: Generator, value: Value, zero: int) -> None:
+    """Writes the zero point around an image."""
+    border, rank = value.border, len(value.shape)
+    whole = Value(
+        value.buffer,
+        value.element,
+        tuple(size if axis < 2 else size + 2 * border for axis, size in enumerate(value.shape)),
+        value.strides,
+        value.offset - border * sum(value.strides[2:]),
+        value.shift,
+    )
+    text = float_text(zero) if value.element == "float" else integer_text(zero)
+    for axis in range(2, rank):
+        for start in (0, whole.shape[axis] - border):
+            part = whole.sliced(axis, start, border)
+            for inner in range(2, axis):
+                part = part.sliced(inner, border, value.shape[inner])
+            generator.loop(part, Computed(value.element, part.shape, text, (), value.shift))
+
+
+def linear(generator: Generator, call: Call) -> Emitted:
+    """A linear layer; scales of its input may be known at run time only."""
+    x, w = quantized(call, 0), quantized(call, 1)
+    codes = generator.program.param(w.codes).numpy().astype(np.int64)
+    if codes.shape[1] > MOST_TERMS:
+        raise call.unsupported(f"a sum of {codes.shape[1]} products may overflow int32")
+    source = rows_of(generator, generator.operand(x.codes))
+    shape = generator.shape(call.node)
+    element, shift = generator.element(call.type)
+    out = generator.new(shape, element, None, shift)
+    rows = math.prod(shape[:-1])
+    finish = epilogue(generator, call, x, w, codes.sum(1), out, slice(None))
+    layout = generator.layout("gemm_i8")
+    packed = generator.constant(blocked(codes.astype(np.int8)[:, None], layout), "int8_t")
+    fields: dict[str, str | int] = {
+        "input": generator.pointer(source),
+        "width": max(rows, 1),
+        "inner_stride": source.strides[-2],
+        "outer_stride": 0,
+        "weight": generator.pointer(packed),
+        "columns": codes.shape[0],
+        "taps": 1,
+        "depth": codes.shape[1],
+        "block_columns": layout.columns,
+        "block_depth": layout.depth,
+        "out": generator.pointer(out),
+        "out_stride": shape[-1],
+        **{f"epilogue.{key}": text for key, text in finish.items()},
+    }
+    generator.call("gemm_i8", fields, rows)
+    return out
+
+
+def rows_of(generator: Generator, operand: Value | Computed) -> Value:
+    """A tensor as rows [M, K] at equal distances, inputs side by side."""
+    value = generator.settled(operand)
+    depth = value.shape[-1]
+    flat = value.reshaped((-(-value.count // max(depth, 1)), depth))
+    if flat is None or (flat.strides[-1] != 1 and depth > 1) or flat.buffer.kind == "input":
+        flat = generator.copied(value, range(len(value.shape))).reshaped((value.count // max(depth, 1), depth))
+    if flat is None:
+        raise UnsupportedError(f"rows of {value.shape} do not lie at equal distances", step="emit")
+    return flat
+
+
+def quantized(call: Call, position: int) -> Operand:
+    """The quantized argument at a position."""
+    found = operand_of(call.inputs[position]) if position < len(call.inputs) else None
+    if found is None:
+        raise call.unsupported(f"argument {position} is not quantized")
+    return found
+
+
+def zero_point(generator: Generator, operand: Operand) -> int:
+    """Zero point of a static operand of one scale, as stored."""
+    shift = generator.element(generator.program.tensor_type(operand.codes))[1]
+    if operand.zero_point is None:
+        return shift
+    value = generator.program.constant(operand.zero_point)
+    if value is None or value.numel() > 1:
+        return shift
+    return int(value.reshape(())) + shift
+
+
+def _result(generator: Generator, call: Call, order: Sequence[int]) -> Value:
+    """Memory for an image."""
+    element, shift = generator.element(call.type)
+    return generator.new(generator.shape(call.node), element, order, shift)
+
+
+def epilogue(
+    generator: Generator, call: Call, x: Operand, w: Operand, sums: np.ndarray, out: Value, picked: slice
+) -> dict[str, str]:
+    """Fields of `qc_epilogue`, by the formulas of `backends.reference.dense`.
+
+    Args:
+        generator: takes the constants.
+        call: the kernel call.
+        x: quantized input.
+        w: quantized weight, symmetric.
+        sums: of the weight codes of each column.
+        out: the result.
+        picked: columns, when only some of them are computed.
+    """
+    program = generator.program
+    x_scale, w_scale = program.constant(x.scale), program.constant(w.scale)
+    if w_scale is None:
+        raise call.unsupported("the scales of its weight are not constant")
+    if w.zero_point is not None and bool(program.param(w.zero_point).any()):
+        raise call.unsupported("zero points of weights")
+    columns = len(sums)
+    scale = w_scale.float().reshape(-1)
+    scale = (scale[picked] if scale.numel() > 1 else scale).expand(columns)
+    bias = call.inputs[2] if len(call.inputs) > 2 else None
+    integers = torch.zeros(columns, dtype=torch.float64)
+    folded = operand_of(bias)
+    if folded is not None:
+        integers = integers + program.param(folded.codes).double().reshape(-1)[picked]
+    fields: dict[str, str] = {}
+    if x_scale is not None:
+        integers = integers - zero_point(generator, x) * torch.from_numpy(sums).double()
+        factor = x_scale.float().reshape(()) * scale if x_scale.numel() == 1 else scale
+    else:
+        factor = scale
+        fields |= _run_time(generator, x, sums, out)
+    reals = program.constant(bias) if isinstance(bias, Node) else None
+    panel = generator.panel
+    if reals is not None:
+        fields["float_bias"] = generator.pointer(
+            generator.constant(padded(reals.float().reshape(-1)[picked].numpy(), panel), "float")
+        )
+    result = call.arguments.get("result")
+    if isinstance(result, list | tuple):
+        grid = grid_of(generator, call, out)
+        fields |= {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
+        if reals is None:
+            factor = factor / grid.scale
+        else:
+            fields["scale"] = float_text(float(grid.scale))
+        fields["finish"] = "QC_CODES" if reals is None else "QC_CODES_BIASED"
+    else:
+        fields["finish"] = "QC_REALS" if reals is None else "QC_REALS_BIASED"
+    fields["bias"] = generator.pointer(
+        generator.constant(padded(integers.numpy().astype(np.int32), panel), "int32_t")
+    )
+    fields["factor"] = generator.pointer(generator.constant(padded(factor.numpy(), panel), "float"))
+    return fields
+
+
+def _run_time(generator: Generator, x: Operand, sums: np.ndarray, out: Value) -> dict[str, str]:
+    """Scales and zero points of the rows, which only a run knows."""
+    rows = out.count // out.shape[-1]
+    scale = _per_row(generator, generator.value(x.scale), rows)
+    fields = {"row_scale": generator.pointer(scale)}
+    shift = generator.element(generator.program.tensor_type(x.codes))[1]
+    if x.zero_point is None and not shift:
+        return fields
+    if x.zero_point is None:
+        zero = Computed("int32_t", (rows,), str(shift), ())
+    else:
+        zero = Computed("int32_t", (rows,), f"{{0}} + {shift}", (_per_row(generator, generator.value(x.zero_point), rows),))
+    column_sum = generator.constant(padded(sums.astype(np.int32), generator.panel), "int32_t")
+    fields["row_zero"] = generator.pointer(generator.settled(zero))
+    fields["column_sum"] = generator.pointer(column_sum)
+    return fields
+
+
+def _per_row(generator: Generator, value: Value, rows: int) -> Value:
+    flat = value.reshaped((value.count,)) or generator.contiguous(value).reshaped((value.count,))
+    if flat is None:
+        raise UnsupportedError(f"scales of {value.shape} are not one per row", step="emit")
+    return generator.copied(flat.expanded((rows,)), (0,)) if flat.shape != (rows,) else flat
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where codes of a result lie, as stored.
+
+    Args:
+        scale: float32 of no axes.
+        zero: text of the zero point.
+        low: text of the smallest code.
+        high: text of the largest code.
+        shift: what is stored less the code.
+    """
+
+    scale: torch.Tensor
+    zero: str
+    low: str
+    high: str
+    shift: int
+
+
+def grid_of(generator: Generator, call: Call, out: Value) -> Grid:
+    """The grid of a kernel call's result."""
+    result = call.arguments["result"]
+    if not isinstance(result, list | tuple):
+        raise call.unsupported("its result has no scale")
+    scale = generator.program.constant(result[0])
+    zero = generator.program.constant(result[1])
+    if scale is None or scale.numel() != 1:
+        raise call.unsupported("its result has more than one scale")
+    shift = out.shift
+    return Grid(
+        scale.float().reshape(()),
+        float_text((0.0 if zero is None else float(zero.reshape(()))) + shift),
+        float_text(call.number("low") + shift),
+        float_text(call.number("high") + shift),
+        shift,
+    )
+
+
+def padded(values: np.ndarray, multiple: int) -> np.ndarray:
+    """Zeros behind a vector up to a multiple, because kernels read whole panels."""
+    return np.pad(values, (0, -len(values) % multiple))
+
+
+KERNELS: dict[str, Emitter] = {"conv": conv, "linear": linear, "linear_dynamic": linear}

@@ -1,0 +1,161 @@
+"""Pools over windows, as loops: channels innermost, so that compilers vectorise over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.loops import Operand
+from qcompiler.backends.c.value import Value, channels_last
+from qcompiler.backends.lowering.call import Call
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Geometry of a pool, per spatial axis."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def max_pool(generator: Generator, call: Call) -> Emitted:
+    """The largest element of every window; what lies outside does not count. Codes are compared as they are."""
+    source = generator.settled(generator.operand(call.node_at("self")))
+    shape = generator.shape(call.node)
+    rank = len(shape) - 2
+    size = _spread(call.integers("kernel_size"), rank)
+    stride = _spread(call.integers("stride"), rank) if call.raw("stride") else size
+    pool = Pool(size, stride, _spread(call.integers("padding"), rank), _spread(call.integers("dilation"), rank))
+    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
+    best = f"{source.element} best = 0; int any = 0;"
+    fold = "{ best = !any || x > best || x != x ? x : best; any = 1; }"
+    _windows(generator, source, out, pool, best, fold, "best")
+    return out
+
+
+def average_pool(generator: Generator, call: Call) -> Emitted:
+    """The mean of every window."""
+    source = generator.settled(generator.operand(call.node_at("self")))
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    return windowed_mean(generator, call, source, "{0}", [call.arguments.get(name) for name in names])
+
+
+def windowed_mean(
+    generator: Generator, call: Call, source: Value, element: str, arguments: Sequence[object]
+) -> Operand:
+    """Means over windows, summed row by row in float32.
+
+    Args:
+        generator: takes the layer.
+        call: whose result has the shape of the means.
+        source: images.
+        element: expression of one element as a float, `{0}` what is stored.
+        arguments: of the operator behind its tensor.
+    """
+    shape = generator.shape(call.node)
+    rank = len(shape) - 2
+    given = [*arguments, *[None] * 6][:6]
+    size = _spread(_list(given[0]), rank)
+    stride = _spread(_list(given[1]), rank) if _list(given[1]) else size
+    padding = _spread(_list(given[2]), rank) if _list(given[2]) else (0,) * rank
+    counts_padding = True if given[4] is None else bool(given[4])
+    if given[3]:
+        raise call.unsupported("windows cut off at the end")
+    out = generator.new(shape, "float", channels_last(len(shape)))
+    fold = f"{{ sum += {element.format('x')}; count += 1.0f; }}"
+    divisor = float(given[5]) if isinstance(given[5], int) else float(math.prod(size))
+    result = f"sum / {divisor}f" if counts_padding or given[5] else "sum / count"
+    pool = Pool(size, stride, padding, (1,) * rank)
+    _windows(generator, source, out, pool, "float sum = 0.0f, count = 0.0f;", fold, result, "(void)count;")
+    return out
+
+
+def _windows(
+    generator: Generator,
+    source: Value,
+    out: Value,
+    pool: Pool,
+    start: str,
+    fold: str,
+    result: str,
+    end: str = "",
+) -> None:
+    """Loops over results, then over each one's window."""
+    rank = len(out.shape) - 2
+    lines = [f"const {source.element} *in = {generator.pointer(source)};", f"{out.element} *out = {generator.pointer(out)};"]
+    outer = [("b", out.shape[0], 0), *((f"o{i}", out.shape[2 + i], 2 + i) for i in range(rank)), ("f", out.shape[1], 1)]
+    for depth, (name, size, _) in enumerate(outer):
+        lines.append(f"{'    ' * depth}for (ptrdiff_t {name} = 0; {name} < {size}; ++{name}) {{")
+    tab = "    " * len(outer)
+    lines.append(f"{tab}{start}")
+    for i in range(rank):
+        tab = "    " * (len(outer) + i)
+        at = f"o{i} * {pool.stride[i]} + k{i} * {pool.dilation[i]} - {pool.padding[i]}"
+        lines.append(f"{tab}for (ptrdiff_t k{i} = 0; k{i} < {pool.size[i]}; ++k{i}) {{")
+        lines.append(f"{tab}    const ptrdiff_t p{i} = {at};")
+        lines.append(f"{tab}    if (p{i} < 0 || p{i} >= {source.shape[2 + i]}) continue;")
+    tab = "    " * (len(outer) + rank)
+    place = " + ".join(
+        f"{name} * {stride}"
+        for name, stride in zip(("b", "f", *(f"p{i}" for i in range(rank))), source.strides, strict=True)
+    )
+    lines += [f"{tab}const {source.element} x = in[{place}];", f"{tab}{fold}"]
+    lines += ["    " * (len(outer) + i) + "}" for i in reversed(range(rank))]
+    tab = "    " * len(outer)
+    target = " + ".join(f"{name} * {out.strides[axis]}" for name, _, axis in outer)
+    lines += [f"{tab}out[{target}] = {result};", *([f"{tab}{end}"] if end else [])]
+    lines += ["    " * depth + "}" for depth in reversed(range(len(outer)))]
+    generator.write("{", *(f"    {line}" for line in lines), "}")
+
+
+def adaptive_average(generator: Generator, call: Call) -> Emitted:
+    """Means over windows that divide the image evenly."""
+    source = generator.settled(generator.operand(call.node_at("self")))
+    shape = generator.shape(call.node)
+    ratios = [size // out for size, out in zip(source.shape[2:], shape[2:], strict=True)]
+    if any(size % out for size, out in zip(source.shape[2:], shape[2:], strict=True)):
+        raise call.unsupported("windows of different sizes")
+    return windowed_mean(generator, call, source, "{0}", [ratios, ratios, None, None, None, None])
+
+
+def nearest(generator: Generator, call: Call) -> Emitted:
+    """Every pixel of the result is the nearest one of the image, from above and left."""
+    source = generator.settled(generator.operand(call.node_at("input")))
+    shape = generator.shape(call.node)
+    factors = [new // old for new, old in zip(shape[2:], source.shape[2:], strict=True)]
+    if any(new % old for new, old in zip(shape[2:], source.shape[2:], strict=True)):
+        raise call.unsupported("a factor that is no whole number")
+    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
+    sizes: list[int] = [*shape[:2]]
+    reads: list[int] = [*source.strides[:2]]
+    writes: list[int] = [*out.strides[:2]]
+    for axis, factor in enumerate(factors, 2):
+        sizes += [source.shape[axis], factor]
+        reads += [source.strides[axis], 0]
+        writes += [out.strides[axis] * factor, out.strides[axis]]
+    cut = Value(out.buffer, out.element, tuple(sizes), tuple(writes), out.offset, out.shift)
+    generator.loop(cut, Value(source.buffer, source.element, tuple(sizes), tuple(reads), source.offset, source.shift))
+    return out
+
+
+def _list(found: object) -> list[int]:
+    items = found if isinstance(found, list | tuple) else [] if found is None else [found]
+    return [item for item in items if isinstance(item, int)]
+
+
+def _spread(found: list[int], rank: int) -> tuple[int, ...]:
+    return tuple(found) if len(found) == rank else tuple(found[:1]) * rank
+
+
+EMITTERS: dict[str, Emitter] = {
+    "aten.max_pool1d": max_pool,
+    "aten.max_pool2d": max_pool,
+    "aten.avg_pool1d": average_pool,
+    "aten.avg_pool2d": average_pool,
+    "aten.adaptive_avg_pool2d": adaptive_average,
+    "aten.upsample_nearest2d.vec": nearest,
+}

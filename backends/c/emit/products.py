@@ -1,0 +1,208 @@
+"""Matrix products, linear layers and convolutions of floats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.backends.c.emit.dense import Window, bordered, rows_of, window_of
+from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.packing import blocked
+from qcompiler.backends.c.value import Buffer, Value, channels_last
+from qcompiler.backends.lowering.call import Call
+from qcompiler.ir.program import Node
+
+_POINTER = 8
+_PANEL = 16
+
+
+def conv(generator: Generator, call: Call) -> Emitted:
+    """A convolution of one or two spatial axes; weights are constant."""
+    weight = _weight(generator, call)
+    rank = weight.ndim - 2
+    if rank > 2:
+        raise call.unsupported(f"{rank} spatial axes")
+    names = ("stride", "padding", "dilation", "groups")
+    window = window_of(call, [call.arguments[name] for name in names], weight.shape[2:])
+    source = generator.operand(call.node_at("input"))
+    if len(source.shape) != weight.ndim:
+        raise call.unsupported("an image without a batch axis")
+    image = bordered(generator, source, window, 0)
+    out = generator.new(generator.shape(call.node), "float", channels_last(rank + 2))
+    bias = _bias(generator, call)
+    if window.groups > 1 and weight.shape[1] == 1 and weight.shape[0] == window.groups:
+        _convolve(generator, "depthwise_f32", weight, bias, window, image, out)
+        return out
+    outputs = weight.shape[0] // window.groups
+    for group in range(window.groups):
+        picked = slice(group * outputs, (group + 1) * outputs)
+        inputs = image.sliced(1, group * weight.shape[1], weight.shape[1])
+        part = out.sliced(1, group * outputs, outputs)
+        shared = bias.sliced(0, group * outputs, outputs) if bias is not None else None
+        _convolve(generator, "gemm_f32", weight[picked], shared, window, inputs, part)
+    return out
+
+
+def _convolve(
+    generator: Generator, name: str, weight: np.ndarray, bias: Value | None, window: Window, image: Value, out: Value
+) -> None:
+    taps, places, depth = _taps(weight, window, image, joined=name == "gemm_f32")
+    offsets = generator.constant(np.array(places, dtype=np.int32), "int32_t")
+    if name == "gemm_f32":
+        packed = generator.constant(blocked(taps, generator.layout(name)), "float")
+        shape = {"columns": weight.shape[0], "taps": len(places), "depth": depth}
+    else:
+        packed = generator.constant(np.ascontiguousarray(taps.reshape(len(taps), -1).T), "float")
+        shape = {"channels": weight.shape[0], "taps": len(places)}
+    space = out.shape[2:]
+    count = math.prod(space)
+    inner = image.strides[-1] * window.stride[-1]
+    outer = image.strides[-2] * window.stride[-2] if len(space) > 1 else 0
+    table = Buffer("arena", count * len(places) * _POINTER)
+    generator.buffers.append(table)
+    for batch in range(out.shape[0]):
+        source = generator.pointer(image.sliced(0, batch, 1))
+        rows = f"(const float **)({generator.address(table)})"
+        geometry = f"{space[-1]}, {inner}, {outer}, {generator.pointer(offsets)}, {len(places)}"
+        generator.write(f"qc_point_f32({rows}, {source}, {count}, {geometry});")
+        fields: dict[str, str | int] = {
+            "input": source,
+            "rows": f"(const float *const *)({generator.address(table)})",
+            "weight": generator.pointer(packed),
+            **shape,
+            "bias": generator.pointer(bias) if bias is not None else "NULL",
+            "out": generator.pointer(out.sliced(0, batch, 1)),
+            "out_stride": out.strides[-1],
+            "low": "-INFINITY",
+            "high": "INFINITY",
+        }
+        generator.call(name, fields, count)
+
+
+def _taps(
+    weight: np.ndarray, window: Window, image: Value, *, joined: bool
+) -> tuple[np.ndarray, list[int], int]:
+    """Weights as [N, taps, depth], where the taps begin, and their depth; pixels side by side are one tap."""
+    channels = weight.shape[1]
+    rows = window.size[0] if len(window.size) > 1 else 1
+    columns = window.size[-1]
+    row_step = image.strides[-2] * window.dilation[0] if len(window.size) > 1 else 0
+    column_step = image.strides[-1] * window.dilation[-1]
+    ordered = np.moveaxis(weight, 1, -1).reshape(weight.shape[0], rows * columns, channels)
+    if joined and column_step == channels:
+        merged = ordered.reshape(weight.shape[0], rows, columns * channels)
+        return merged, [row * row_step for row in range(rows)], columns * channels
+    places = [row * row_step + column * column_step for row in range(rows) for column in range(columns)]
+    return ordered, places, channels
+
+
+def linear(generator: Generator, call: Call) -> Emitted:
+    """A linear layer; a weight that is not constant is packed while the model runs."""
+    node = call.node_at("weight")
+    source = rows_of(generator, generator.operand(call.node_at("input")))
+    shape = generator.shape(call.node)
+    out = generator.new(shape, "float")
+    rows = math.prod(shape[:-1])
+    known = generator.program.constant(node)
+    if known is not None:
+        packed = generator.constant(
+            blocked(known.detach().numpy().astype(np.float32)[:, None], generator.layout("gemm_f32")), "float"
+        )
+    else:
+        matrix = generator.settled(generator.operand(node))
+        packed = _pack(generator, matrix.permuted((1, 0)))
+    bias = _bias(generator, call)
+    _product(generator, source, packed, bias, out, rows, shape[-1])
+    return out
+
+
+def _product(
+    generator: Generator, source: Value, packed: Value, bias: Value | None, out: Value, rows: int, columns: int
+) -> None:
+    fields: dict[str, str | int] = {
+        "input": generator.pointer(source),
+        "input_stride": source.strides[-2],
+        "weight": generator.pointer(packed),
+        "columns": columns,
+        "taps": 1,
+        "depth": source.shape[-1],
+        "bias": generator.pointer(bias) if bias is not None else "NULL",
+        "out": generator.pointer(out),
+        "out_stride": columns,
+        "low": "-INFINITY",
+        "high": "INFINITY",
+    }
+    generator.call("gemm_f32", fields, rows)
+
+
+def _pack(generator: Generator, matrix: Value) -> Value:
+    """A matrix [K, N] of activations in the order of weights."""
+    depth, columns = matrix.shape
+    panels = -(-columns // _PANEL)
+    packed = generator.new((panels, depth, _PANEL), "float")
+    fields: dict[str, str | int] = {
+        "input": generator.pointer(matrix),
+        "depth_stride": matrix.strides[0],
+        "column_stride": matrix.strides[1],
+        "depth": depth,
+        "columns": columns,
+        "out": generator.pointer(packed),
+    }
+    generator.call("pack_f32", fields, panels)
+    return packed
+
+
+def matmul(generator: Generator, call: Call, names: tuple[str, str] = ("self", "other")) -> Emitted:
+    """A product of two tensors of matrices, leading axes broadcast."""
+    left, right = (generator.settled(generator.operand(call.node_at(name))) for name in names)
+    shape = generator.shape(call.node)
+    if len(right.shape) == 1:
+        right = right.permuted((0,)).reshaped((right.shape[0], 1)) or right
+    rows_only = len(left.shape) == 1
+    if rows_only:
+        left = left.reshaped((1, left.shape[0])) or left
+    depth, columns = right.shape[-2:]
+    rows = left.shape[-2]
+    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    if math.prod(right.shape[:-2]) == 1 and left.dense:
+        lead, rows = (), left.count // depth
+        left = left.reshaped((rows, depth)) or left
+        right = right.reshaped((depth, columns)) or right
+    out = generator.new((*lead, rows, columns), "float")
+    left, right = left.expanded((*lead, rows, depth)), right.expanded((*lead, depth, columns))
+    for place in np.ndindex(*lead):
+        one, other, result = (_at(value, place) for value in (left, right, out))
+        if one.strides[-1] != 1 and depth > 1:
+            one = generator.copied(one, (0, 1))
+        packed = _pack(generator, other)
+        _product(generator, one, packed, None, result, rows, columns)
+    return out.reshaped(shape) or out
+
+
+def _at(value: Value, place: tuple[int, ...]) -> Value:
+    """The matrix at an index of the leading axes."""
+    offset = value.offset + sum(index * stride for index, stride in zip(place, value.strides, strict=False))
+    return Value(value.buffer, value.element, value.shape[-2:], value.strides[-2:], offset, value.shift)
+
+
+def _weight(generator: Generator, call: Call) -> np.ndarray:
+    known = generator.program.constant(call.node_at("weight"))
+    if known is None:
+        raise call.unsupported("a weight that is not constant")
+    return known.detach().numpy().astype(np.float32)
+
+
+def _bias(generator: Generator, call: Call) -> Value | None:
+    node = call.raw("bias")
+    return generator.contiguous(generator.operand(node)) if isinstance(node, Node) else None
+
+
+EMITTERS: dict[str, Emitter] = {
+    "aten.conv1d": conv,
+    "aten.conv2d": conv,
+    "aten.linear": linear,
+    "aten.matmul": matmul,
+    "aten.bmm": lambda generator, call: matmul(generator, call, ("self", "mat2")),
+    "aten.mm": lambda generator, call: matmul(generator, call, ("self", "mat2")),
+}

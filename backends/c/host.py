@@ -1,0 +1,190 @@
+"""Models in C on this machine: built as a library, called through ctypes, tensors handed over without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qcompiler.backends.c.building import Build
+from qcompiler.backends.c.module import ALIGNMENT, Port
+from qcompiler.backends.c.project import WEIGHTS_FILE, Project, read_project
+from qcompiler.backends.c.weights import SLACK
+from qcompiler.errors import InputError
+
+_STATUS = (
+    "all went well",
+    "a pointer is missing",
+    "something is not aligned",
+    "the arena is too small",
+    "weights.bin is no file of weights, or cut off",
+    "weights.bin is damaged",
+    "weights.bin is that of another model",
+    "the threads cannot be had",
+    "this processor lacks instructions that the model is compiled for",
+)
+_POINTERS = 4
+Value = torch.Tensor | np.ndarray
+
+
+def build_host(folder: Path) -> Path:
+    """The shared library of a model, built when it is not there yet.
+
+    Raises:
+        InputError: when the folder is no model in C, or the compiler refuses it.
+        UnsupportedError: when there is no compiler.
+    """
+    return Build().run(folder)
+
+
+class HostRunner:
+    """A model in C that is loaded in this process.
+
+    Calls from several threads wait for each other: the model computes one at a time. While it computes, other Python
+    code runs. Weights are mapped, not read: models of the same file share them.
+
+    Attributes:
+        level: the instructions that its kernels use, such as `avx512`.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1, library: Path | None = None) -> None:
+        """Builds where needed, loads and initializes.
+
+        Args:
+            folder: of the model.
+            threads: how many share the work.
+            library: a built one, in place of what `build_host` builds.
+
+        Raises:
+            InputError: when the folder is no model in C, or the model refuses its weights or the processor.
+            UnsupportedError: when there is no compiler.
+        """
+        project = read_project(folder)
+        self._inputs = [port.port() for port in project.inputs]
+        self._outputs = [port.port() for port in project.outputs]
+        self._lock = threading.Lock()
+        loaded = _load(library or build_host(folder), project)
+        self._run = loaded.run
+        self._model = (ctypes.c_void_p * _POINTERS)()
+        self._weights = _mapped(folder / WEIGHTS_FILE, project.weights_bytes)
+        self._arena = np.empty(project.arena_bytes + ALIGNMENT, dtype=np.uint8)
+        arena = self._arena.ctypes.data + -self._arena.ctypes.data % ALIGNMENT
+        status = loaded.init(
+            self._model, self._weights.ctypes.data, project.weights_bytes, arena, project.arena_bytes, threads
+        )
+        _check(status, str(folder))
+        self._end = weakref.finalize(self, loaded.free, self._model)
+        self.level: str = loaded.level(self._model).decode()
+
+    def __call__(self, inputs: Sequence[Value]) -> list[torch.Tensor]:
+        """Computes the results, in order; inputs are handed over as they lie in memory where they are contiguous.
+
+        Raises:
+            InputError: when their number, a dtype, a shape or the device is not what the model takes, or it was closed.
+        """
+        if len(inputs) != len(self._inputs):
+            raise InputError(f"the model takes {len(self._inputs)} inputs, not {len(inputs)}")
+        given = [_given(value, port) for value, port in zip(inputs, self._inputs, strict=True)]
+        # One element at least: an address must be one even where nothing is written.
+        rooms = [torch.empty(max(math.prod(port.shape), 1), dtype=port.dtype) for port in self._outputs]
+        with self._lock:
+            if not self._end.alive:
+                raise InputError("the model was closed")
+            status = self._run(self._model, *(place.address for place in given), *(room.data_ptr() for room in rooms))
+        _check(status, "run")
+        return [
+            room[: math.prod(port.shape)].reshape(port.shape) for room, port in zip(rooms, self._outputs, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Ends the threads; the model cannot run any more."""
+        with self._lock:
+            self._end()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An address, and what must live as long as it is used."""
+
+    address: int
+    owner: object
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The functions of a library."""
+
+    init: Callable[..., int]
+    run: Callable[..., int]
+    free: Callable[..., None]
+    level: Callable[..., bytes]
+
+
+def _load(library: Path, project: Project) -> _Loaded:
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise InputError(f"the library cannot be loaded: {error}", where=str(library)) from error
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    init = loaded[f"{project.name}_init"]
+    init.argtypes = [pointer, pointer, size, pointer, size, ctypes.c_int]
+    run = loaded[f"{project.name}_run"]
+    run.argtypes = [pointer] * (1 + len(project.inputs) + len(project.outputs))
+    free = loaded[f"{project.name}_free"]
+    free.argtypes, free.restype = [pointer], None
+    level = loaded[f"{project.name}_level"]
+    level.argtypes, level.restype = [pointer], ctypes.c_char_p
+    return _Loaded(init, run, free, level)
+
+
+def _mapped(path: Path, size: int) -> np.ndarray:
+    found = path.stat().st_size if path.is_file() else 0
+    if found != size:
+        raise InputError(f"{WEIGHTS_FILE} has {found} bytes, not {size}", where=str(path.parent))
+    return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def _given(value: Value, port: Port) -> _Place:
+    """Where an input lies; it is copied only where it is not dense, or a kernel could read beyond its last page."""
+    if isinstance(value, np.ndarray):
+        return _array_place(value, port)
+    _fits(port, value.dtype, tuple(value.shape), str(value.device.type))
+    dense = value.detach().contiguous()
+    return _safe(dense.data_ptr(), dense.numel() * dense.element_size(), dense.element_size(), dense)
+
+
+def _array_place(value: np.ndarray, port: Port) -> _Place:
+    wanted = torch.empty(0, dtype=port.dtype).numpy().dtype
+    _fits(port, port.dtype if value.dtype == wanted else value.dtype, value.shape, "cpu")
+    dense = np.ascontiguousarray(value)
+    return _safe(dense.ctypes.data, dense.nbytes, dense.itemsize, dense)
+
+
+def _fits(port: Port, dtype: object, shape: tuple[int, ...], device: str) -> None:
+    if (dtype, shape, device) != (port.dtype, port.shape, "cpu"):
+        raise InputError(
+            f"the input {port.title!r} is {dtype} {list(shape)} on {device}",
+            mend=f"give {port.dtype} {list(port.shape)} on cpu",
+        )
+
+
+def _safe(address: int, size: int, element: int, owner: object) -> _Place:
+    last, read = (address + size - 1) // mmap.PAGESIZE, (address + size + SLACK - 1) // mmap.PAGESIZE
+    if size and last == read and address % element == 0:
+        return _Place(address, owner)
+    room = np.empty(size + SLACK, dtype=np.uint8)
+    ctypes.memmove(room.ctypes.data, address, size)
+    return _Place(room.ctypes.data, room)
+
+
+def _check(status: int, where: str) -> None:
+    if status:
+        raise InputError(f"the model says: {_STATUS[status]}", where=where, step="run")

@@ -1,0 +1,64 @@
+"""Names in generated C: what may be one, and how text of a model is shown without ever being read as C."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from qcompiler.errors import InputError
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval "
+    "constexpr constinit const_cast continue co_await co_return co_yield decltype default delete do double "
+    "dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable namespace "
+    "new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires "
+    "restrict return short signed sizeof static static_assert static_cast struct switch template this thread_local "
+    "throw true try typedef typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq "
+    "NULL INFINITY NAN main model stdin stdout stderr errno"
+)
+_KEYWORDS = frozenset(_WORDS.split())
+"""Of C11, C23 and C++20, and what headers define as macros."""
+
+
+def is_name(text: str) -> bool:
+    """Whether generated C may define this name: no keyword of C or C++, nothing of the runtime, not reserved."""
+    return bool(_NAME.fullmatch(text)) and text not in _KEYWORDS and not text.lower().startswith("qc_")
+
+
+def check_names(kind: str, names: Iterable[str]) -> None:
+    """Every name may be defined, and none is defined twice.
+
+    Raises:
+        InputError: with the name.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not is_name(name) or name in seen:
+            fault = "is there twice" if name in seen else "cannot be a name in C"
+            raise InputError(f"the {kind} {comment(name)!r} {fault}", step="write_project")
+        seen.add(name)
+
+
+def parameters(names: Iterable[str]) -> list[str]:
+    """The names of ports as parameters of a function; those that C keeps for itself get a line behind them.
+
+    Raises:
+        InputError: for one that is not letters, digits and lines.
+    """
+    chosen: list[str] = []
+    for name in names:
+        while name in chosen or name in _KEYWORDS:
+            name = f"{name}_"
+        chosen.append(name)
+    check_names("port", chosen)
+    return chosen
+
+
+def comment(text: str) -> str:
+    """Any text as printable ASCII on one line that a comment of C, a string of CMake and a line of Markdown can hold.
+
+    Nothing in it ends a comment, begins one, joins lines or is replaced by the preprocessor.
+    """
+    plain = text.encode("unicode_escape").decode("ascii").replace("\\", "/")
+    return re.sub(r'[`"$;<>]', "'", re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", plain))

@@ -1,0 +1,306 @@
+"""The folder of a model in C: written here, and read back by whoever builds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qcompiler.backends.c import weights
+from qcompiler.backends.c.isa import COMMON_FLAGS, LEVELS, Architecture, Isa
+from qcompiler.backends.c.kernels import MICRO_KERNELS
+from qcompiler.backends.c.module import ALIGNMENT, C_TYPES, Module, Port, Recorded
+from qcompiler.backends.c.names import check_names, comment, parameters
+from qcompiler.backends.c.sources import KERNELS, KernelFiles, Source, Table, kernel_files, tables
+from qcompiler.backends.c.templates import fill
+from qcompiler.errors import InputError
+
+PROJECT_FILE = "project.json"
+WEIGHTS_FILE = "weights.bin"
+RECORDED = "recorded"
+POOL = f"{KERNELS}/qc_pool.c"
+EMBEDDED_BYTES = 16 << 20
+"""Larger weights are not written as an array too: compilers take minutes for it."""
+_STEP = "write_project"
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+_GUARDS: dict[Architecture, str] = {
+    "portable": "",
+    "x86": "defined(__x86_64__)",
+    "arm64": "defined(__aarch64__)",
+    "arm32": "defined(__arm__)",
+}
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in C_TYPES}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PortRecord(_Strict):
+    """An input or a result: see `Port`; `dtype` is the name of one in torch."""
+
+    name: str = Field(pattern=_NAME)
+    title: str
+    dtype: str = Field(pattern=f"^({'|'.join(_DTYPES)})$")
+    shape: tuple[int, ...]
+
+    def port(self) -> Port:
+        """The value that was recorded."""
+        return Port(self.name, self.title, _DTYPES[self.dtype], self.shape)
+
+
+class SourceRecord(_Strict):
+    """A file that is compiled: see `Source`."""
+
+    file: str = Field(pattern=rf"^({KERNELS}/)?[A-Za-z0-9_]+\.c$")
+    isa: Isa
+
+
+class Project(_Strict):
+    """What is known of a folder without reading its C.
+
+    Args:
+        name: prefix of what the library exports.
+        inputs: in order.
+        outputs: in order.
+        sources: of the library.
+        isa: the least that the processor has.
+        arena_bytes: that the model must be given.
+        weights_bytes: size of the file of weights.
+        threads: whether it can share the work among threads.
+        recorded: whether results for the self-test are there.
+    """
+
+    name: str = Field(pattern=_NAME)
+    inputs: tuple[PortRecord, ...]
+    outputs: tuple[PortRecord, ...]
+    sources: tuple[SourceRecord, ...]
+    isa: Isa
+    arena_bytes: int
+    weights_bytes: int
+    threads: bool
+    recorded: bool
+
+
+@dataclass(frozen=True)
+class _PortView:
+    """A port as the templates write it."""
+
+    parameter: str
+    macro: str
+    title: str
+    type: str
+    kind: str
+    shape: str
+    elements: int
+    result: bool
+
+    @property
+    def pointer(self) -> str:
+        return f"{self.type} *" if self.result else f"const {self.type} *"
+
+
+def write_project(module: Module, folder: Path, recorded: Recorded | None = None) -> list[str]:
+    """Writes everything that builds and runs a model; the same model gives the same bytes.
+
+    Args:
+        module: the model.
+        folder: exists; files of the same names are replaced.
+        recorded: inputs and results of the self-test.
+
+    Returns:
+        the files, relative to the folder, sorted.
+
+    Raises:
+        InputError: for names that C cannot hold, recorded arrays that do not fit, sizes that are not whole.
+        UnsupportedError: for a kernel that there is not.
+    """
+    check_names("model", [module.name])
+    check_names("layer", [layer.name for layer in module.layers])
+    if module.arena_bytes % ALIGNMENT:
+        raise InputError(f"{module.arena_bytes} bytes of arena are no multiple of {ALIGNMENT}", step=_STEP)
+    kernels = kernel_files(module)
+    stored = weights.weights_file(module.weights)
+    texts = {f"{KERNELS}/{name}": text for name, text in kernels.texts.items()}
+    texts |= _texts(module, kernels, stored, recorded is not None)
+    data = {WEIGHTS_FILE: stored} | _recorded_files(module, recorded)
+    data |= {name: text.encode("ascii") for name, text in texts.items()}
+    for name, content in data.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return sorted(data)
+
+
+def read_project(folder: Path) -> Project:
+    """What `write_project` recorded of a folder.
+
+    Raises:
+        InputError: when it is not one.
+    """
+    path = folder / PROJECT_FILE
+    try:
+        return Project.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError("this is no folder of generated C", where=str(folder)) from error
+    except ValidationError as error:
+        raise InputError(f"{PROJECT_FILE} does not say what it must: {error}", where=str(folder)) from error
+
+
+def _texts(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool) -> dict[str, str]:
+    """All files but kernels and arrays, by name."""
+    values = _values(module, kernels, stored, recorded)
+    written = ("model.h", "model.c", "dispatch.c", "selftest.c", "CMakeLists.txt", "README.md")
+    texts = {name: fill(f"{name}.j2", **values) for name in written}
+    texts[f"{KERNELS}/qc_dispatch.h"] = fill("qc_dispatch.h.j2", **values)
+    texts[PROJECT_FILE] = _project(module, kernels, stored, recorded).model_dump_json(indent=1) + "\n"
+    if values["embeddable"]:
+        texts["weights.c"] = weights.weights_array(stored, module.name)
+    return texts
+
+
+def _project(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool) -> Project:
+    return Project(
+        name=module.name,
+        inputs=tuple(_port_record(port) for port in module.inputs),
+        outputs=tuple(_port_record(port) for port in module.outputs),
+        sources=tuple(SourceRecord(file=source.file, isa=source.isa) for source in _sources(module, kernels)),
+        isa=module.isa,
+        arena_bytes=module.arena_bytes + weights.SLACK,
+        weights_bytes=len(stored),
+        threads=module.threads,
+        recorded=recorded,
+    )
+
+
+def _port_record(port: Port) -> PortRecord:
+    dtype = str(port.dtype).removeprefix("torch.")
+    return PortRecord(name=port.name, title=comment(port.title), dtype=dtype, shape=port.shape)
+
+
+def _sources(module: Module, kernels: KernelFiles) -> tuple[Source, ...]:
+    return (Source("model.c", module.isa), Source("dispatch.c", Isa.PORTABLE), *kernels.sources)
+
+
+def _values(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool) -> Mapping[str, object]:
+    """What the templates may use."""
+    content = weights.padded(module.weights)
+    levels = tables(module)
+    ports = _views(module)
+    sources = _sources(module, kernels)
+    return {
+        "name": module.name,
+        "prefix": module.name.upper(),
+        "inputs": ports[: len(module.inputs)],
+        "outputs": ports[len(module.inputs) :],
+        "ports": ports,
+        "layers": module.layers,
+        "headers": module.headers,
+        "threads": module.threads,
+        "recorded": recorded,
+        "alignment": ALIGNMENT,
+        "arena_bytes": module.arena_bytes,
+        "slack": weights.SLACK,
+        "weights_bytes": len(stored),
+        "content_bytes": len(content),
+        "header_bytes": weights.HEADER_BYTES,
+        "magic": weights.MAGIC.decode(),
+        "version": weights.VERSION,
+        "mark": hex(weights.MARK),
+        "sums": [hex(value) for value in weights.sums(content)],
+        "embeddable": len(stored) <= EMBEDDED_BYTES,
+        "level": module.isa.value,
+        "better": ", ".join(level.value for level in module.dispatched),
+        "guard": _guard(module),
+        "kernels": [MICRO_KERNELS[name] for name in module.kernels],
+        "tables": [_table_view(table) for table in levels],
+        "copies": _copies(module, levels),
+        "checked": any(LEVELS[table.isa].check for table in levels),
+        "common": COMMON_FLAGS,
+        "base": ";".join(LEVELS[module.isa].flags),
+        "kernel_sources": [_source_view(source) for source in kernels.sources if source.file != POOL],
+        "sources": [_source_view(source) for source in sources],
+        "pool": POOL,
+        "folder": KERNELS,
+    }
+
+
+def _views(module: Module) -> list[_PortView]:
+    both = [*module.inputs, *module.outputs]
+    unknown = [port for port in both if port.dtype not in C_TYPES]
+    if unknown:
+        raise InputError(f"{comment(unknown[0].title)} is {unknown[0].dtype}, which C has not", step=_STEP)
+    names = parameters(port.name for port in both)
+    # Parameters may differ in case only, macros must not.
+    alike = len({name.upper() for name in names}) < len(names)
+    return [
+        _PortView(
+            parameter=name,
+            macro=f"{'OUT' if index >= len(module.inputs) else 'IN'}_{index if alike else name.upper()}",
+            title=comment(port.title),
+            type=C_TYPES[port.dtype],
+            kind=_kind(port.dtype),
+            shape=str(list(port.shape)),
+            elements=math.prod(port.shape),
+            result=index >= len(module.inputs),
+        )
+        for index, (name, port) in enumerate(zip(names, both, strict=True))
+    ]
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point:
+        return "FLOATING"
+    return "SIGNED" if dtype.is_signed else "UNSIGNED"
+
+
+def _guard(module: Module) -> str:
+    best = module.dispatched[0] if module.dispatched else module.isa
+    return _GUARDS[LEVELS[best].architecture]
+
+
+def _table_view(table: Table) -> Mapping[str, object]:
+    functions = list(table.functions.values())
+    return {"level": table.isa.value, "check": LEVELS[table.isa].check, "functions": functions}
+
+
+def _copies(module: Module, levels: Sequence[Table]) -> list[Mapping[str, str]]:
+    """Functions that no header of the runtime declares."""
+    return [
+        {"kernel": name, "function": function}
+        for table in levels
+        for name, function in table.functions.items()
+        if function != f"qc_{name}_{MICRO_KERNELS[name].versions(table.isa)[0].value}"
+    ]
+
+
+def _source_view(source: Source) -> Mapping[str, str]:
+    flags = LEVELS[source.isa].flags
+    return {"file": source.file, "flags": ";".join(flags), "flags_text": "".join(f"{flag} " for flag in flags)}
+
+
+def _recorded_files(module: Module, recorded: Recorded | None) -> dict[str, bytes]:
+    if recorded is None:
+        return {}
+    files: dict[str, bytes] = {}
+    for kind, ports, arrays in (
+        ("input", module.inputs, recorded.inputs),
+        ("output", module.outputs, recorded.outputs),
+    ):
+        if len(ports) != len(arrays):
+            raise InputError(f"{len(arrays)} recorded {kind}s for {len(ports)}", step=_STEP)
+        for index, (port, array) in enumerate(zip(ports, arrays, strict=True)):
+            wanted = torch.empty(0, dtype=port.dtype).numpy().dtype
+            if array.dtype != wanted or array.shape != port.shape:
+                raise InputError(
+                    f"the recorded {kind} {comment(port.title)} is {array.dtype} {list(array.shape)}, "
+                    f"not {wanted} {list(port.shape)}",
+                    step=_STEP,
+                )
+            files[f"{RECORDED}/{kind}_{index}.bin"] = np.ascontiguousarray(array).tobytes()
+    return files

@@ -1,0 +1,37 @@
+/* Matrix product of floats, linear layers and convolutions alike.
+ *
+ *   out[m][n] = clamp(bias[n] + sum over t < taps, k < depth of  a(m, t)[k] * w[n][t][k], low, high)
+ *
+ * One chain of fused multiply-adds per element: it starts at bias[n] (0 when there is none) and goes through t, in it
+ * through k, on every level. NaN is not clamped. a(m, t) is as in qc_gemm_i8.h.
+ *
+ * Weights are [ceil(N / 16)][taps][depth][16], missing ones are zero: `blocked` with 16 columns and a depth of 1.
+ * Products of two activations pack the second by qc_pack_f32 first. `out` overlaps nothing that is read.
+ *
+ * Tasks are rows m.
+ */
+#ifndef QC_GEMM_F32_H
+#define QC_GEMM_F32_H
+
+#include "qc_lanes.h"
+
+typedef struct {
+    const float *input;
+    size_t input_stride;      /* elements from row to row */
+    const float *const *rows; /* NULL, or [row count * taps] */
+    const float *weight;
+    size_t columns, taps, depth;
+    const float *bias; /* [columns] or NULL */
+    float *out;
+    size_t out_stride; /* elements from row to row */
+    float low, high;   /* -INFINITY and INFINITY where nothing is clamped */
+} qc_gemm_f32_args;
+
+void qc_gemm_f32_portable(const qc_gemm_f32_args *args, size_t begin, size_t end);
+void qc_gemm_f32_neon(const qc_gemm_f32_args *args, size_t begin, size_t end);
+
+QC_INLINE const float *qc_gemm_f32_row(const qc_gemm_f32_args *args, size_t m, size_t tap) {
+    return args->rows ? args->rows[m * args->taps + tap] : args->input + m * args->input_stride;
+}
+
+#endif

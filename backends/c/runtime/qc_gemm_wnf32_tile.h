@@ -1,0 +1,216 @@
+/* What the fast versions of qc_gemm_wnf32 share.
+ *
+ * A version defines the name of its function, QC_KERNEL, and
+ *   QC_COLUMNS, QC_LANES   outputs of a panel and floats of a vector; QC_VECTORS vectors make a panel
+ *   QC_ROWS, QC_FEW_ROWS   rows of the large and of the small tile
+ *   QC_MANY_PANELS         panels beside each other in a tile
+ *   QC_PANELS              panels beside each other for a single row
+ *   words, reals           vector types
+ *   level(words, bits)     the lowest field of each word as float
+ *   next(words, bits)      the fields moved down by one
+ *   quad                   four inputs of a row, and add_product(acc, weight, quad, lane)
+ *   and the small operations on vectors that are used below.
+ */
+#ifndef QC_GEMM_WNF32_TILE_H
+#define QC_GEMM_WNF32_TILE_H
+
+#include "qc_gemm_wnf32.h"
+
+#define QC_VECTORS (QC_COLUMNS / QC_LANES)
+#define QC_WIDE (QC_COLUMNS * QC_MANY_PANELS)
+
+/* One block of one vector of outputs. */
+typedef struct {
+    reals zero, scale;
+} grid;
+
+QC_INLINE grid grid_of(const qc_gemm_wnf32_args *args, size_t blocks, size_t panel, size_t g, int v) {
+    const size_t at = (panel * blocks + g) * QC_COLUMNS + (size_t)v * QC_LANES;
+    grid found = {all_reals((float)args->common_zero), load_reals(args->scale + at)};
+    if (args->zero) found.zero = load_bytes(args->zero + at);
+    return found;
+}
+
+QC_INLINE reals placed(words codes, unsigned bits, grid on) { return times(minus(level(codes, bits), on.zero), on.scale); }
+
+/* The weights of one chunk of one vector of outputs. */
+QC_INLINE void decode(const uint32_t *chunk, unsigned bits, grid on, reals *weights) {
+    const int vectors = bits == 3 ? 3 : (int)bits / 2, each = bits == 3 ? 10 : 32 / (int)bits;
+    words left[4];
+    QC_UNROLL for (int i = 0; i < vectors; ++i) {
+        left[i] = load_words(chunk + i * QC_COLUMNS);
+        QC_UNROLL for (int k = 0; k < each; ++k) {
+            weights[i * each + k] = placed(left[i], bits, on);
+            left[i] = next(left[i], bits);
+        }
+    }
+    if (bits == 3) {
+        weights[30] = placed(with_third_bit(left[0], left[2]), bits, on);
+        weights[31] = placed(with_third_bit(left[1], next(left[2], 1)), bits, on);
+    }
+}
+
+/* A single row by `panels` panels. */
+QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size_t row, size_t panel, int panels,
+                      unsigned bits) {
+    const size_t panel_words = qc_panel_bytes(d) / 4, wide = (size_t)panels * QC_COLUMNS, first = panel * QC_COLUMNS;
+    const size_t count = args->columns - first < wide ? args->columns - first : wide;
+    const int vectors = panels * QC_VECTORS, inputs = bits == 3 ? 32 : 16;
+    const uint32_t *weight = args->weight + panel * panel_words;
+    float edge[QC_PANELS * QC_COLUMNS] = {0};
+    reals acc[QC_PANELS * QC_VECTORS];
+    if (args->bias) memcpy(edge, args->bias + first, count * sizeof(float));
+    QC_UNROLL for (int i = 0; i < vectors; ++i) acc[i] = load_reals(edge + i * QC_LANES);
+    for (size_t g = 0; g < d->blocks; ++g) {
+        const float *input = args->input + row * args->input_stride + g * args->block;
+        const size_t left = args->depth - g * args->block;
+        size_t k = left < args->block ? left : args->block;
+        for (; k > 0; weight += d->bytes / 4, input += inputs) {
+            const int now = k < (size_t)inputs ? (int)k : inputs;
+            k -= (size_t)now;
+            QC_UNROLL for (int i = 0; i < vectors; ++i) {
+                const int p = i / QC_VECTORS, v = i % QC_VECTORS;
+                const uint32_t *chunk = weight + (size_t)p * panel_words + v * QC_LANES;
+                reals weights[32];
+                decode(chunk, bits, grid_of(args, d->blocks, panel + (size_t)p, g, v), weights);
+                if (now == inputs) {
+                    QC_UNROLL for (int j = 0; j < inputs; ++j) acc[i] = fused(all_reals(input[j]), weights[j], acc[i]);
+                } else {
+                    for (int j = 0; j < now; ++j) acc[i] = fused(all_reals(input[j]), weights[j], acc[i]);
+                }
+            }
+        }
+    }
+    QC_UNROLL for (int i = 0; i < vectors; ++i) store_reals(edge + i * QC_LANES, acc[i]);
+    memcpy(args->out + row * args->out_stride + first, edge, count * sizeof(float));
+}
+
+/* Adds `count` inputs of `rows` rows to what stands in `out` ([rows][stride], or the biases for the first inputs). */
+QC_INLINE void tile(const float *weights, const float *input, size_t stride, size_t count, const float *from,
+                    size_t from_stride, float *out, size_t out_stride, int rows) {
+    const int vectors = QC_MANY_PANELS * QC_VECTORS;
+    reals acc[QC_ROWS * QC_MANY_PANELS * QC_VECTORS];
+    QC_UNROLL for (int r = 0; r < rows; ++r) {
+        QC_UNROLL for (int v = 0; v < vectors; ++v)
+            acc[r * vectors + v] = load_reals(from + (size_t)r * from_stride + v * QC_LANES);
+    }
+    size_t k = 0;
+    for (; k + 4 <= count; k += 4) {
+        quad four[QC_ROWS];
+        QC_UNROLL for (int r = 0; r < rows; ++r) four[r] = four_inputs(input + (size_t)r * stride + k);
+        QC_UNROLL for (int i = 0; i < 4; ++i) {
+            reals weight[QC_MANY_PANELS * QC_VECTORS];
+            QC_UNROLL for (int v = 0; v < vectors; ++v)
+                weight[v] = load_reals(weights + (k + (size_t)i) * QC_WIDE + v * QC_LANES);
+            QC_UNROLL for (int r = 0; r < rows; ++r) {
+                QC_UNROLL for (int v = 0; v < vectors; ++v)
+                    acc[r * vectors + v] = add_product(acc[r * vectors + v], weight[v], four[r], i);
+            }
+        }
+    }
+    for (; k < count; ++k) {
+        QC_UNROLL for (int r = 0; r < rows; ++r) {
+            const reals x = all_reals(input[(size_t)r * stride + k]);
+            QC_UNROLL for (int v = 0; v < vectors; ++v)
+                acc[r * vectors + v] = fused(x, load_reals(weights + k * QC_WIDE + v * QC_LANES), acc[r * vectors + v]);
+        }
+    }
+    QC_UNROLL for (int r = 0; r < rows; ++r) {
+        QC_UNROLL for (int v = 0; v < vectors; ++v)
+            store_reals(out + (size_t)r * out_stride + v * QC_LANES, acc[r * vectors + v]);
+    }
+}
+
+/* The same for a strip that may end within its width: through memory of its own. */
+static void tile_at(const qc_gemm_wnf32_args *args, const float *weights, size_t row, size_t panel, size_t k, size_t count,
+                    int rows) {
+    const size_t first = panel * QC_COLUMNS, stride = args->input_stride;
+    const size_t wide = args->columns - first < QC_WIDE ? args->columns - first : QC_WIDE;
+    const float *input = args->input + row * stride + k;
+    float *out = args->out + row * args->out_stride + first;
+    float edge[QC_ROWS * QC_WIDE];
+    const int direct = wide == QC_WIDE && k > 0;
+    for (int r = 0; r < rows && !direct; ++r) {
+        float *line = edge + r * QC_WIDE;
+        memset(line, 0, QC_WIDE * sizeof(float));
+        const float *from = k > 0 ? out + (size_t)r * args->out_stride : args->bias ? args->bias + first : NULL;
+        if (from) memcpy(line, from, wide * sizeof(float));
+    }
+    const float *from = direct ? out : edge;
+    float *to = wide == QC_WIDE ? out : edge;
+    const size_t from_stride = direct ? args->out_stride : QC_WIDE, to_stride = wide == QC_WIDE ? args->out_stride : QC_WIDE;
+    switch (rows) {
+    case QC_ROWS:
+        tile(weights, input, stride, count, from, from_stride, to, to_stride, QC_ROWS);
+        break;
+    case QC_FEW_ROWS:
+        tile(weights, input, stride, count, from, from_stride, to, to_stride, QC_FEW_ROWS);
+        break;
+    default:
+        tile(weights, input, stride, count, from, from_stride, to, to_stride, 1);
+    }
+    for (int r = 0; r < rows && to == edge; ++r)
+        memcpy(out + (size_t)r * args->out_stride, edge + r * QC_WIDE, wide * sizeof(float));
+}
+
+static void all_rows(const qc_gemm_wnf32_args *args, const float *weights, size_t panel, size_t k, size_t count) {
+    size_t row = 0;
+    for (; row + QC_ROWS <= args->rows; row += QC_ROWS) tile_at(args, weights, row, panel, k, count, QC_ROWS);
+    for (; row + QC_FEW_ROWS <= args->rows; row += QC_FEW_ROWS) tile_at(args, weights, row, panel, k, count, QC_FEW_ROWS);
+    for (; row < args->rows; ++row) tile_at(args, weights, row, panel, k, count, 1);
+}
+
+/* All rows of `panels` panels, at most QC_MANY_PANELS. */
+QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t panel, int panels, unsigned bits) {
+    const size_t panel_words = qc_panel_bytes(d) / 4;
+    const uint32_t *weight = args->weight + panel * panel_words;
+    float decoded[QC_DECODED * QC_WIDE];
+    size_t start = 0, filled = 0;
+    memset(decoded, 0, sizeof decoded);
+    for (size_t k = 0; k < args->depth;) {
+        const size_t g = k / args->block, end = (g + 1) * args->block < args->depth ? (g + 1) * args->block : args->depth;
+        const size_t now = end - k < d->chunk ? end - k : d->chunk;
+        for (int i = 0; i < panels * QC_VECTORS; ++i) {
+            const int p = i / QC_VECTORS, v = i % QC_VECTORS;
+            reals weights[32];
+            decode(weight + (size_t)p * panel_words + v * QC_LANES, bits,
+                   grid_of(args, d->blocks, panel + (size_t)p, g, v), weights);
+            for (size_t j = 0; j < now; ++j) store_reals(decoded + (filled + j) * QC_WIDE + i * QC_LANES, weights[j]);
+        }
+        k += now, filled += now, weight += d->bytes / 4;
+        if (k == args->depth || filled + d->chunk > QC_DECODED) {
+            all_rows(args, decoded, panel, start, filled);
+            start = k, filled = 0;
+        }
+    }
+}
+
+QC_INLINE void panels_of_bits(const qc_gemm_wnf32_args *args, size_t begin, size_t end, unsigned bits) {
+    const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, 1);
+    size_t panel = begin;
+    if (args->rows == 1) {
+        for (; panel + QC_PANELS <= end; panel += QC_PANELS) single(args, &d, 0, panel, QC_PANELS, bits);
+        for (; panel < end; ++panel) single(args, &d, 0, panel, 1, bits);
+        return;
+    }
+    for (; panel < end; panel += QC_MANY_PANELS)
+        strip(args, &d, panel, end - panel < QC_MANY_PANELS ? (int)(end - panel) : QC_MANY_PANELS, bits);
+}
+
+void QC_KERNEL(const qc_gemm_wnf32_args *args, size_t begin, size_t end) {
+    switch (args->bits) {
+    case 2:
+        panels_of_bits(args, begin, end, 2);
+        break;
+    case 3:
+        panels_of_bits(args, begin, end, 3);
+        break;
+    case 4:
+        panels_of_bits(args, begin, end, 4);
+        break;
+    default:
+        panels_of_bits(args, begin, end, 8);
+    }
+}
+
+#endif

@@ -1,0 +1,50 @@
+"""What a target's data file may set for this backend."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qcompiler.backends.c.isa import Isa
+from qcompiler.errors import SpecError
+from qcompiler.target import Target
+
+
+class Settings(BaseModel):
+    """Of generated C.
+
+    Args:
+        isa: the least that the processor has.
+        dispatched: further levels that are taken at run time where the processor has them, best first.
+        threads: whether a pool of threads shares the work; without it nothing but math and string is used of libc.
+        run_threads: how many threads `artifact(x)` uses on this machine.
+        batch: rows of the batch axis, when the model leaves it open.
+        passes: texts of passes that run right after the canonical ones; the compiler reads them.
+        stored: widths of the codes of each kernel's weight; `Target.stored` reads them.
+        weight_only: whether activations beside few-bit weights stay in `float`, or become `int8` by blocks at run time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    isa: Isa = Isa.PORTABLE
+    dispatched: tuple[Isa, ...] = ()
+    threads: bool = True
+    run_threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    passes: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
+    weight_only: str = Field(default="float", pattern="^(float|int8)$")
+
+
+def settings_of(target: Target) -> Settings:
+    """The checked settings of a target.
+
+    Raises:
+        SpecError: for one that does not exist, or a value that it cannot have.
+    """
+    try:
+        return Settings.model_validate(dict(target.settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecError(
+            f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", where=f"target {target.name}"
+        ) from error

@@ -1,0 +1,1 @@
+"""From explicit Q/DQ to kernel calls, the same for all targets that have kernels."""

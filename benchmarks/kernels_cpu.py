@@ -1,0 +1,48 @@
+"""Speed of the kernels of generated C on this processor, beside the kernels of others, one thread.
+
+    python -m benchmarks.kernels_cpu [--families gemm,conv] [--rounds 21] [--only TEXT]
+
+All ways to do one piece of work run in turns in one process; figures are GOP/s (a multiply-accumulate is two operations)
+by CPU time of the thread, medians; the columns `x PEER` say how much faster our best level is, medians of the ratio in a
+round.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from benchmarks.common import print_table, write_results
+from benchmarks.kernels import int8, low_bit
+from benchmarks.kernels.common import Contest, compete
+
+FAMILIES: Mapping[str, Callable[[], Iterator[Contest]]] = {
+    "gemm": int8.linear,
+    "conv": int8.conv,
+    "depthwise": int8.depthwise,
+    "wna8": low_bit.integers,
+    "wnf32": low_bit.floats,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="kernels of generated C beside others, one thread")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--only", default="", help="cases whose text contains this")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, object]] = []
+    for family in given.families.split(","):
+        found = [compete(contest, given.rounds) for contest in FAMILIES[family]() if given.only in contest.case]
+        print_table(found)
+        print()
+        rows += found
+    if not given.only:
+        write_results("kernels_cpu", rows, "GOP/s of one thread, medians; x: how much faster our best level is")
+
+
+if __name__ == "__main__":
+    main()

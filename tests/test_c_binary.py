@@ -1,0 +1,219 @@
+"""Products of signs in generated C, on every level, equal sums of products of 1 and -1."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompiler.backends.c.binary_packing import (
+    bit_rows,
+    bits_of_rows,
+    border_corrections,
+    chained,
+    packed_signs,
+    unpacked_signs,
+)
+from qcompiler.backends.c.isa import LEVELS, Isa
+from qcompiler.backends.c.kernels import MICRO_KERNELS
+from qcompiler.backends.c.kernels.row import Blocked
+from tests.c_harness import Case, run_kernel
+
+KERNEL = MICRO_KERNELS["gemm_b1"]
+CODES, REALS, REALS_BIASED, CODES_BIASED, INT32, SIGNS = range(6)
+
+
+def act_dtype(isa: Isa) -> type:
+    return np.int8 if LEVELS[isa].architecture.startswith("arm") else np.uint8
+
+
+def signs(bits: np.ndarray) -> np.ndarray:
+    return 1 - 2 * bits.astype(np.int64)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Rows, columns, taps, depth."""
+    return (
+        draw(st.integers(1, 21)),
+        draw(st.sampled_from([1, 3, 4, 8, 31, 33, 64, 65, 150])),
+        draw(st.sampled_from([1, 1, 3, 9])),
+        draw(st.sampled_from([1, 5, 63, 64, 65, 128, 192, 300])),
+    )
+
+
+def make_case(layout: Blocked, shape: tuple[int, int, int, int], seed: int) -> tuple[dict[str, object], np.ndarray]:
+    """Arguments without result and epilogue, and the sums that are expected."""
+    rows, columns, taps, depth = shape
+    random = np.random.default_rng(seed)
+    words = -(-depth // 64)
+    width, inner, outer = (int(number) for number in random.integers(1, (rows + 2, words + 3, 20)))
+    offsets = random.integers(0, 12, taps)
+    places = (np.arange(rows) // width * outer + np.arange(rows) % width * inner)[:, None] + offsets
+    words_of = random.integers(0, 2, (int(places.max()) + words, 64))
+    # Whatever lies behind the signs of a tap must be zero, so every word keeps as many as fit all its uses.
+    words_of[:, depth % 64 if depth % 64 else 64 :] = 0
+    used = words_of[places[..., None] + np.arange(words)].reshape(rows, taps, -1)
+    weight = random.integers(0, 2, (columns, taps, depth))
+    total = np.einsum("mtk,ntk->mn", signs(used[:, :, :depth]), signs(weight))
+    patterns = random.integers(0, 2, (4, taps)).astype(bool)
+    correction, pattern = border_corrections(weight, patterns), random.integers(0, 4, rows, dtype=np.uint16)
+    case: dict[str, object] = {
+        "input": bit_rows(words_of.reshape(-1)),
+        "width": width,
+        "inner_stride": inner * 8,
+        "outer_stride": outer * 8,
+        "offsets": (offsets * 8).astype(np.int32),
+        "weight": packed_signs(weight, layout),
+        "columns": columns,
+        "taps": taps,
+        "depth": depth,
+        "block_columns": layout.columns,
+        "block_depth": layout.depth,
+        "chained": int(chained(layout)),
+        "correction": correction,
+        "pattern": pattern,
+    }
+    return case, total - correction[pattern]
+
+
+def with_epilogue(isa: Isa, case: dict[str, object], sums: np.ndarray, finish: int, seed: int) -> np.ndarray:
+    """Adds the epilogue to the arguments; what is expected of it."""
+    random = np.random.default_rng(seed)
+    rows, columns = sums.shape
+    wide = -(-columns // 8) * 8
+    info = np.iinfo(act_dtype(isa))
+    bias = random.integers(-50, 50, wide, dtype=np.int32)
+    factor, float_bias = random.random(wide).astype(np.float32), random.standard_normal(wide).astype(np.float32)
+    low, high, zero, scale = float(max(info.min, -100)), 100.0, 3.0, np.float32(0.3)
+    dtype = {CODES: act_dtype(isa), CODES_BIASED: act_dtype(isa), INT32: np.int32}.get(finish, np.float32)
+    case |= {
+        "out": np.zeros((rows, columns + 2), dtype),
+        "out_stride": columns + 2,
+        "epilogue.finish": finish,
+        "epilogue.bias": bias,
+        "epilogue.factor": factor,
+        "epilogue.float_bias": float_bias,
+        "epilogue.zero_point": zero,
+        "epilogue.low": low,
+        "epilogue.high": high,
+        "epilogue.scale": float(scale),
+    }
+    total = (sums + bias[:columns]).astype(np.int32)
+    if finish == INT32:
+        return total
+    reals = total.astype(np.float32) * factor[:columns]
+    if finish in (REALS_BIASED, CODES_BIASED):
+        reals = reals + float_bias[:columns]
+    if finish in (REALS, REALS_BIASED):
+        return reals
+    steps = reals / scale if finish == CODES_BIASED else reals
+    return np.clip(np.round(steps) + np.float32(zero), low, high)
+
+
+def with_threshold(case: dict[str, object], sums: np.ndarray, seed: int) -> np.ndarray:
+    """Adds thresholds to the arguments; the words that are expected."""
+    random = np.random.default_rng(seed)
+    rows, columns = sums.shape
+    limit = int(np.abs(sums).max()) + 1
+    threshold = random.integers(-limit, limit + 1, -(-columns // 8) * 8, dtype=np.int32)
+    flip = random.integers(0, 2, columns)
+    expected = bit_rows((sums < threshold[:columns]) ^ flip.astype(bool))
+    case |= {
+        "out": np.full(expected.shape, 255, np.uint8),
+        "out_stride": expected.shape[1],
+        "threshold": threshold,
+        "flip": bit_rows(flip),
+    }
+    return expected
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+@given(shape=shapes(), finish=st.sampled_from(range(6)), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_equals_its_meaning(isa: Isa, shape: tuple[int, int, int, int], finish: int, seed: int) -> None:
+    case, sums = make_case(KERNEL.layout(isa), shape, seed)
+    if finish == SIGNS:
+        expected = with_threshold(case, sums, seed)
+    else:
+        expected = with_epilogue(isa, case, sums, finish, seed)
+    (found,) = run_kernel("gemm_b1", isa, [case], [(0, shape[0])])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected)
+    assert not found[:, expected.shape[1] :].any()
+
+
+def test_portable_reads_the_layout_of_every_level() -> None:
+    for layout in {*KERNEL.layouts.values()}:
+        case, sums = make_case(layout, (3, 21, 3, 150), 5)
+        expected = with_threshold(case, sums, 5)
+        (found,) = run_kernel("gemm_b1", Isa.PORTABLE, [case], [(0, 3)])  # pyright: ignore[reportArgumentType]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+def test_a_range_of_rows_writes_no_other(isa: Isa) -> None:
+    case, sums = make_case(KERNEL.layout(isa), (20, 70, 1, 96), 3)
+    expected = with_epilogue(isa, case, sums, INT32, 3)
+    (found,) = run_kernel("gemm_b1", isa, [case], [(6, 17)])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(found[6:17, :70], expected[6:17])
+    assert not found[:6].any()
+    assert not found[17:].any()
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+@pytest.mark.parametrize("differ", [0, 1])
+def test_the_longest_sum_is_counted(isa: Isa, differ: int) -> None:
+    layout = KERNEL.layout(isa)
+    weight = np.ones((5, 8, 4096), np.int64)
+    pixels = bit_rows(np.full((2, 8 * 4096), 1 - differ))
+    case: Case = {
+        "input": pixels,
+        "width": 2,
+        "inner_stride": pixels.shape[1],
+        "offsets": np.arange(8, dtype=np.int32) * 512,
+        "weight": packed_signs(weight, layout),
+        "columns": 5,
+        "taps": 8,
+        "depth": 4096,
+        "block_columns": layout.columns,
+        "block_depth": layout.depth,
+        "chained": int(chained(layout)),
+        "out": np.zeros((2, 5), np.int32),
+        "out_stride": 5,
+        "epilogue.finish": INT32,
+        "epilogue.bias": np.zeros(8, np.int32),
+    }
+    (found,) = run_kernel("gemm_b1", isa, [case], [(0, 2)])
+    np.testing.assert_array_equal(found, np.full((2, 5), 32768 * (1 - 2 * differ)))
+
+
+@pytest.mark.parametrize("isa", list(MICRO_KERNELS["pack_bits"].variants), ids=lambda isa: isa.value)
+@given(rows=st.integers(1, 5), channels=st.integers(1, 200), codes=st.booleans(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+def test_activations_become_signs(isa: Isa, rows: int, channels: int, codes: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    info = np.iinfo(act_dtype(isa))
+    flip = random.integers(0, 2, channels)
+    if codes:
+        x = random.integers(info.min, info.max + 1, (rows, channels + 3), dtype=act_dtype(isa))
+        threshold = random.integers(info.min, info.max + 1, channels, dtype=act_dtype(isa))
+        given_ = {"codes": x, "code_threshold": threshold}
+    else:
+        x = random.choice([0.0, -0.0, np.nan, 1.5, -1.5, -1e-45, np.inf, -np.inf, 0.25], (rows, channels + 3))
+        threshold = random.choice([0.0, 0.25, -1.5], channels).astype(np.float32)
+        given_ = {"reals": x.astype(np.float32), "threshold": threshold}
+    expected = bit_rows((x[:, :channels] < threshold) ^ flip.astype(bool))
+    out = np.full(expected.shape, 255, np.uint8)
+    case = given_ | {"stride": channels + 3, "channels": channels, "flip": bit_rows(flip)}
+    case |= {"out": out, "out_stride": out.shape[1]}
+    (found,) = run_kernel("pack_bits", isa, [case], [(0, rows)])
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(shape=shapes(), layout=st.sampled_from(sorted({*KERNEL.layouts.values()}, key=str)))
+@settings(deadline=None, max_examples=25)
+def test_packing_has_an_inverse(shape: tuple[int, int, int, int], layout: Blocked) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, shape[1:], dtype=np.uint8)
+    np.testing.assert_array_equal(unpacked_signs(packed_signs(bits, layout), layout, bits.shape), bits)
+    np.testing.assert_array_equal(bits_of_rows(bit_rows(bits), shape[3]), bits)

@@ -1,0 +1,148 @@
+"""Products of floats in generated C have one order of operations, on every level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompiler.backends.c.isa import Isa
+from qcompiler.backends.c.kernels.floats import FLOAT_LAYOUT
+from qcompiler.backends.c.packing import blocked
+from qcompiler.backends.reference.arithmetic import fused_multiply_add
+from tests.c_harness import Case, Offsets, run_kernel
+
+LEVELS = (Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.NEON, Isa.NEON32)
+Shape = tuple[int, int, int, int]
+every_level = pytest.mark.parametrize("isa", LEVELS, ids=lambda isa: isa.value)
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def chain(start: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Multiply-adds one after the other along the first axis, each rounded once."""
+    total = torch.from_numpy(start)
+    for left, right in zip(torch.from_numpy(a), torch.from_numpy(b), strict=True):
+        total = fused_multiply_add(left, right, total)
+    return total.numpy()
+
+
+shapes = st.tuples(
+    st.integers(1, 20), st.integers(1, 90), st.sampled_from([1, 1, 3, 4]), st.integers(1, 21)
+)  # rows, columns, taps, depth
+
+
+def gemm_case(shape: Shape, seed: int) -> tuple[Case, np.ndarray]:
+    rows, columns, taps, depth = shape
+    pixels, weight, bias = normal(seed, rows + 3, depth), normal(seed + 1, columns, taps, depth), normal(seed, columns)
+    picked = np.random.default_rng(seed).integers(0, rows + 3, (rows, taps))
+    case: Case = {
+        "input": pixels,
+        "rows": Offsets("input", picked.reshape(-1) * depth * 4),
+        "weight": blocked(weight, FLOAT_LAYOUT),
+        "columns": columns,
+        "taps": taps,
+        "depth": depth,
+        "bias": bias,
+        "out": np.zeros((rows, columns), np.float32),
+        "out_stride": columns,
+        "low": -2.0,
+        "high": 2.5,
+    }
+    terms = pixels[picked].reshape(rows, -1).T[:, :, None], weight.reshape(columns, -1).T[:, None]
+    return case, np.clip(chain(np.tile(bias, (rows, 1)), *terms), -2.0, 2.5)
+
+
+@every_level
+@given(tried=st.lists(shapes, min_size=8, max_size=8), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=4)
+def test_gemm_is_one_chain_of_multiply_adds(isa: Isa, tried: list[Shape], seed: int) -> None:
+    cases = [gemm_case(shape, seed) for shape in tried]
+    found = run_kernel("gemm_f32", isa, [case for case, _ in cases], [(0, shape[0]) for shape in tried])
+    for result, (_, expected) in zip(found, cases, strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_gemm_does_the_tasks_asked_for_without_a_table_or_a_bias() -> None:
+    x, weight, out = normal(0, 9, 8), normal(1, 20, 1, 7), np.full((9, 22), 5, np.float32)
+    case: Case = {
+        "input": x,
+        "input_stride": 8,
+        "weight": blocked(weight, FLOAT_LAYOUT),
+        "columns": 20,
+        "taps": 1,
+        "depth": 7,
+        "out": out,
+        "out_stride": 22,
+        "low": -np.inf,
+        "high": np.inf,
+    }
+    expected = out.copy()
+    expected[2:8, :20] = chain(np.zeros((6, 20), np.float32), x[2:8, :7].T[:, :, None], weight[:, 0].T[:, None])
+    for isa in (Isa.PORTABLE, Isa.AVX2, Isa.NEON):
+        (found,) = run_kernel("gemm_f32", isa, [case], [(2, 8)])
+        np.testing.assert_array_equal(found, expected)
+
+
+@every_level
+@pytest.mark.parametrize("turned", [False, True])
+def test_packing_of_activations_is_that_of_weights(isa: Isa, turned: bool) -> None:
+    cases, expected = [], []
+    for columns, depth in ((1, 1), (16, 5), (37, 9), (48, 16)):
+        x = normal(columns, depth, columns)
+        expected.append(blocked(x.T.copy(), FLOAT_LAYOUT))
+        strides = (1, depth) if turned else (columns, 1)
+        cases.append(
+            {
+                "input": x.T.copy() if turned else x,
+                "depth_stride": strides[0],
+                "column_stride": strides[1],
+                "depth": depth,
+                "columns": columns,
+                "out": np.ones_like(expected[-1]),
+            }
+        )
+    for result, wanted in zip(run_kernel("pack_f32", isa, cases, [(0, len(e)) for e in expected]), expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+
+
+def depthwise_case(shape: Shape, seed: int) -> tuple[Case, np.ndarray]:
+    rows, channels, taps, _ = shape
+    pixels, weight, bias = normal(seed, rows + 3, channels), normal(seed + 1, taps, channels), normal(seed, channels)
+    picked = np.random.default_rng(seed).integers(0, rows + 3, (rows, taps))
+    case: Case = {
+        "input": pixels,
+        "rows": Offsets("input", picked.reshape(-1) * channels * 4),
+        "weight": weight,
+        "channels": channels,
+        "taps": taps,
+        "bias": bias,
+        "out": np.zeros((rows, channels), np.float32),
+        "out_stride": channels,
+        "low": 0.0,
+        "high": 1.5,
+    }
+    sums = chain(np.tile(bias, (rows, 1)), pixels[picked].swapaxes(0, 1), weight[:, None])
+    return case, np.clip(sums, 0, 1.5)
+
+
+@every_level
+@given(tried=st.lists(shapes, min_size=8, max_size=8), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=4)
+def test_depthwise_is_one_chain_of_multiply_adds(isa: Isa, tried: list[Shape], seed: int) -> None:
+    cases = [depthwise_case(shape, seed) for shape in tried]
+    found = run_kernel("depthwise_f32", isa, [case for case, _ in cases], [(0, shape[0]) for shape in tried])
+    for result, (_, expected) in zip(found, cases, strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("name", "make"), [("gemm_f32", gemm_case), ("depthwise_f32", depthwise_case)])
+def test_products_stay_inside_their_memory(name: str, make: object) -> None:
+    cases = [make(shape, 1) for shape in ((5, 33, 2, 7), (1, 70, 1, 5))]  # pyright: ignore[reportCallIssue]
+    found = run_kernel(name, Isa.AVX2, [case for case, _ in cases], [(0, 5), (0, 1)], sanitize=True)
+    for result, (_, expected) in zip(found, cases, strict=True):
+        np.testing.assert_array_equal(result, expected)
