@@ -61,11 +61,11 @@ int main(int count, char **names) {{
     for (int64_t i = 0; i < cases; ++i) {{
         qc_{name}_args args;
         memset(&args, 0, sizeof args);
-        size_t size = 0, out_size = 0;
+        size_t size = 0, out_sizes[{count}];
         if (fread(range, 8, 2, in) != 2) return 5;
 {fields}
         qc_{name}_{isa}(&args, (size_t)range[0], (size_t)range[1]);
-        fwrite(args.{out}, 1, out_size, result);
+{writes}
         (void)size;
     }}
     return fclose(result);
@@ -91,39 +91,61 @@ def run_kernel(
         out: field that the kernel writes to.
         sanitize: whether accesses and arithmetic are checked while it runs.
     """
+    return [found[out] for found in run_kernel_fields(name, isa, cases, tasks, (out,), sanitize)]
+
+
+def run_kernel_fields(
+    name: str,
+    isa: Isa,
+    cases: Sequence[Case],
+    tasks: Sequence[tuple[int, int]],
+    outs: tuple[str, ...],
+    sanitize: bool = False,
+) -> list[dict[str, np.ndarray]]:
+    """`run_kernel` for a kernel that writes several fields; results by field."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            command = kernel_command(name, isa, cases, tasks, Path(folder), out, sanitize)
+            command = _command(name, isa, cases, tasks, Path(folder), outs, sanitize)
         except UnsupportedError as error:
             pytest.skip(error.what)
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr or f"exit status {done.returncode}"
         data = Path(command[-1]).read_bytes()
-    found, at = [], 0
+    results: list[dict[str, np.ndarray]] = []
+    at = 0
     for case in cases:
-        like = case[out]
-        assert isinstance(like, np.ndarray)
-        found.append(np.frombuffer(data, like.dtype, like.size, at).reshape(like.shape))
-        at += like.nbytes
-    return found
+        found: dict[str, np.ndarray] = {}
+        for out in outs:
+            like = case[out]
+            assert isinstance(like, np.ndarray)
+            found[out] = np.frombuffer(data, like.dtype, like.size, at).reshape(like.shape)
+            at += like.nbytes
+        results.append(found)
+    return results
 
 
 def kernel_command(
-    name: str,
-    isa: Isa,
-    cases: Sequence[Case],
-    tasks: Sequence[tuple[int, int]],
-    folder: Path,
-    out: str = "out",
-    sanitize: bool = False,
+    name: str, isa: Isa, cases: Sequence[Case], tasks: Sequence[tuple[int, int]], folder: Path, out: str = "out"
 ) -> list[str]:
     """The command that does what `run_kernel` does; its last word is the file that it writes results to.
 
     Raises:
         UnsupportedError: when this machine cannot build it or run it.
     """
+    return _command(name, isa, cases, tasks, folder, (out,), sanitize=False)
+
+
+def _command(
+    name: str,
+    isa: Isa,
+    cases: Sequence[Case],
+    tasks: Sequence[tuple[int, int]],
+    folder: Path,
+    outs: tuple[str, ...],
+    sanitize: bool,
+) -> list[str]:
     keys = tuple((key, _kind(value)) for key, value in cases[0].items())
-    program = _program(name, isa, keys, out, sanitize)
+    program = _program(name, isa, keys, outs, sanitize)
     with (folder / "in").open("wb") as file:
         file.write(np.int64(len(cases)).tobytes())
         for case, span in zip(cases, tasks, strict=True):
@@ -150,9 +172,9 @@ def _write(file: object, value: Value) -> None:
         write(np.int64(value).tobytes() if isinstance(value, int) else np.float64(value).tobytes())
 
 
-def _field(key: str, kind: str, out: str) -> str:
+def _field(key: str, kind: str, outs: tuple[str, ...]) -> str:
     if kind == "array":
-        size = "out_size" if key == out else "size"
+        size = f"out_sizes[{outs.index(key)}]" if key in outs else "size"
         return f"args.{key} = take(in, &{size});"
     if kind.startswith("offsets"):
         base = kind.split()[1]
@@ -166,7 +188,7 @@ def _field(key: str, kind: str, out: str) -> str:
 
 
 @cache
-def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], out: str, sanitize: bool) -> Path:
+def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], outs: tuple[str, ...], sanitize: bool) -> Path:
     row = MICRO_KERNELS[name]
     version = row.versions(isa)[0]
     compiler = find_compiler(LEVELS[isa].architecture)
@@ -174,9 +196,16 @@ def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], out: str, s
     if not runs_here(isa):
         raise UnsupportedError(f"this processor has no {isa.value}")
     folder = Path(tempfile.mkdtemp(prefix="qc_kernel_"))
-    fields = "\n".join(f"        {_field(key, kind, out)}" for key, kind in keys)
+    fields = "\n".join(f"        {_field(key, kind, outs)}" for key, kind in keys)
+    writes = "\n".join(f"        fwrite(args.{out}, 1, out_sizes[{i}], result);" for i, out in enumerate(outs))
     text = _MAIN.format(
-        header=row.header, read=_READ.format(slack=SLACK), name=name, isa=version.value, fields=fields, out=out
+        header=row.header,
+        read=_READ.format(slack=SLACK),
+        name=name,
+        isa=version.value,
+        fields=fields,
+        count=len(outs),
+        writes=writes,
     )
     (folder / "main.c").write_text(text)
     include = (f"-I{INCLUDE}",)

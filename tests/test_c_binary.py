@@ -12,7 +12,10 @@ from qcompiler.backends.c.binary_packing import (
     bits_of_rows,
     border_corrections,
     chained,
+    packed_planes,
     packed_signs,
+    sign_thresholds,
+    unpacked_planes,
     unpacked_signs,
 )
 from qcompiler.backends.c.isa import LEVELS, Isa
@@ -209,6 +212,109 @@ def test_activations_become_signs(isa: Isa, rows: int, channels: int, codes: boo
     case |= {"out": out, "out_stride": out.shape[1]}
     (found,) = run_kernel("pack_bits", isa, [case], [(0, rows)])
     np.testing.assert_array_equal(found, expected)
+
+
+@st.composite
+def plane_cases(draw: st.DrawFn) -> dict[str, int]:
+    names = ("input_planes", "weight_planes")
+    found = {name: draw(st.integers(1, 4)) for name in names}
+    return found | {name: draw(st.integers(0, 1)) for name in ("input_signs", "weight_signs")}
+
+
+def make_planes(
+    isa: Isa, shape: tuple[int, int, int], planes: dict[str, int], seed: int
+) -> tuple[dict[str, object], np.ndarray]:
+    """Arguments without result and epilogue, and sums of every pair of planes, [planes of w, planes of a, M, N]."""
+    rows, columns, depth = shape
+    random = np.random.default_rng(seed)
+    layout = MICRO_KERNELS["gemm_bits"].layout(isa)
+    bits = {name: random.integers(0, 2, (planes[f"{name}_planes"], count, 2, depth)) for name, count in
+            (("input", rows), ("weight", columns))}
+    values = {name: signs(given) if planes[f"{name}_signs"] else given for name, given in bits.items()}
+    factors = {name: 2 ** np.arange(4) * np.where(np.arange(4) == len(given) - 1, -1, 1) for name, given in bits.items()}
+    pixels = bit_rows(bits["input"])
+    tap = pixels.shape[-1]
+    decoded = np.einsum("intk,i->n", values["weight"], factors["weight"][: len(bits["weight"])])
+    case: dict[str, object] = {
+        "input": pixels,
+        "plane_stride": rows * 2 * tap,
+        "width": rows,
+        "inner_stride": 2 * tap,
+        "offsets": np.array([0, tap], np.int32),
+        "weight": packed_planes(bits["weight"], layout),
+        "columns": columns,
+        "taps": 2,
+        "depth": depth,
+        "block_columns": layout.columns,
+        "block_depth": layout.depth,
+        "chained": int(chained(layout)),
+        **planes,
+        **{f"{name}_factor[{i}]": int(value) for name in factors for i, value in enumerate(factors[name])},
+        "weight_sum": np.pad(decoded, (0, -columns % 16)).astype(np.int32),
+        "out": np.zeros((rows, columns), np.int32),
+        "out_stride": columns,
+    }
+    return case, np.einsum("jmtk,intk->ijmn", values["input"], values["weight"])
+
+
+@pytest.mark.parametrize("isa", list(MICRO_KERNELS["gemm_bits"].variants), ids=lambda isa: isa.value)
+@given(
+    shape=st.tuples(st.integers(1, 10), st.integers(1, 40), st.sampled_from([1, 64, 70, 200])),
+    planes=plane_cases(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=20)
+def test_planes_add_up_to_a_product_of_numbers(
+    isa: Isa, shape: tuple[int, int, int], planes: dict[str, int], seed: int
+) -> None:
+    case, sums = make_planes(isa, shape, planes, seed)
+    factors = [np.array([case[f"{name}_factor[{i}]"] for i in range(4)]) for name in ("weight", "input")]
+    total = np.einsum("ijmn,i,j->mn", sums, factors[0][: sums.shape[0]], factors[1][: sums.shape[1]])
+    bias = np.random.default_rng(seed).integers(-99, 99, 48, dtype=np.int32)
+    case |= {"epilogue.finish": INT32, "epilogue.bias": bias}
+    (found,) = run_kernel("gemm_bits", isa, [case], [(0, shape[0])])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(found, total + bias[: shape[1]])
+
+
+@pytest.mark.parametrize("isa", list(MICRO_KERNELS["gemm_bits"].variants), ids=lambda isa: isa.value)
+@given(planes=plane_cases(), columns=st.integers(1, 40), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+def test_planes_of_signs_have_factors_in_float(isa: Isa, planes: dict[str, int], columns: int, seed: int) -> None:
+    rows, random = 5, np.random.default_rng(seed)
+    case, sums = make_planes(isa, (rows, columns, 100), planes | {"input_signs": 1, "weight_signs": 1}, seed)
+    scale = random.standard_normal((len(sums), columns + -columns % 16)).astype(np.float32)
+    input_scale, bias = (random.standard_normal(size).astype(np.float32) for size in (4, columns))
+    case |= {"out": np.zeros((rows, columns), np.float32), "weight_scale": scale, "epilogue.finish": REALS_BIASED}
+    case |= {"epilogue.float_bias": bias, **{f"input_scale[{j}]": float(input_scale[j]) for j in range(4)}}
+    real = np.zeros((rows, columns), np.float32)
+    for i in range(sums.shape[0]):
+        for j in range(sums.shape[1]):
+            # The product of a whole number and a float32 is exact in float64, and the sum all but never rounds twice.
+            factor = (scale[i, :columns] * input_scale[j]).astype(np.float64)
+            real = (sums[i, j] * factor + real).astype(np.float32)
+    (found,) = run_kernel("gemm_bits", isa, [case], [(0, rows)])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(found, real + bias)
+
+
+@given(seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_thresholds_are_where_an_affine_map_turns_negative(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    terms = int(random.integers(1, 300))
+    factor = (random.standard_normal(9) * 10.0 ** random.integers(-3, 3)).astype(np.float32)
+    bias = (random.standard_normal(9) * 10.0 ** random.integers(-3, 4)).astype(np.float32)
+    factor[:2] = 0
+    bias[2] = -17 * factor[2]
+    threshold, flip = sign_thresholds(factor, bias, terms)
+    sums = np.arange(-terms, terms + 1, dtype=np.int32)[:, None]
+    np.testing.assert_array_equal((sums < threshold) ^ flip.astype(bool), sums.astype(np.float32) * factor + bias < 0)
+
+
+@given(shape=shapes(), planes=st.integers(1, 4), layout=st.sampled_from(sorted({*KERNEL.layouts.values()}, key=str)))
+@settings(deadline=None, max_examples=15)
+def test_packing_of_planes_has_an_inverse(shape: tuple[int, int, int, int], planes: int, layout: Blocked) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (planes, *shape[1:]), dtype=np.uint8)
+    np.testing.assert_array_equal(unpacked_planes(packed_planes(bits, layout), layout, bits.shape), bits)
 
 
 @given(shape=shapes(), layout=st.sampled_from(sorted({*KERNEL.layouts.values()}, key=str)))

@@ -106,7 +106,9 @@ def test_packing_of_activations_is_that_of_weights(isa: Isa, turned: bool) -> No
                 "out": np.ones_like(expected[-1]),
             }
         )
-    for result, wanted in zip(run_kernel("pack_f32", isa, cases, [(0, len(e)) for e in expected]), expected, strict=True):
+    for result, wanted in zip(
+        run_kernel("pack_f32", isa, cases, [(0, len(e)) for e in expected]), expected, strict=True
+    ):
         np.testing.assert_array_equal(result, wanted)
 
 

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.reference.weights import blocked
 from qcompiler.spec import QuantSpec, block_reduce, choose_qparams, quantize
-from tests.c_harness import Case, run_kernel
+from tests.c_harness import Case, run_kernel, run_kernel_fields
 
 LEVELS = (Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.NEON, Isa.NEON32)
 every_level = pytest.mark.parametrize("isa", LEVELS, ids=lambda isa: isa.value)
-SPECS = ("int8 sym block=(1,-1) dynamic", "uint8 asym block=(1,-1) dynamic", "int8 asym block=(1,-1) dynamic")
+SPECS = (
+    "int8 sym block=(1,-1) scale=f32 dynamic",
+    "uint8 asym block=(1,-1) scale=f32 dynamic",
+    "int8 asym block=(1,-1) scale=f32 dynamic",
+)
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 90))
 
 
@@ -30,7 +34,7 @@ def reals(seed: int, rows: int, width: int) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def row_case(spec: QuantSpec, x: np.ndarray, shift: int, out: str) -> Case:
+def row_case(spec: QuantSpec, x: np.ndarray, shift: int) -> Case:
     rows, width = x.shape
     fields: dict[str, np.ndarray] = {
         "out": np.zeros((rows, width), np.uint8),
@@ -48,7 +52,6 @@ def row_case(spec: QuantSpec, x: np.ndarray, shift: int, out: str) -> Case:
         "shift": float(shift),
         "out_stride": width,
         **fields,
-        out: fields[out],
     }
 
 
@@ -56,24 +59,22 @@ def row_case(spec: QuantSpec, x: np.ndarray, shift: int, out: str) -> Case:
 @given(tried=st.lists(sizes, min_size=6, max_size=6), seed=st.integers(0, 999), text=st.sampled_from(SPECS))
 @settings(deadline=None, max_examples=3)
 def test_rows_get_the_codes_of_their_spec(isa: Isa, tried: list[tuple[int, int]], seed: int, text: str) -> None:
-    spec, shift = QuantSpec.parse(text), 128 if "int8" == text[:4] else 0
+    spec, shift = QuantSpec.parse(text), 128 if text[:4] == "int8" else 0
     xs = [reals(seed + i, *size) for i, size in enumerate(tried)]
-    found = {
-        name: run_kernel("quantize_rows", isa, [row_case(spec, x, shift, name) for x in xs], [(0, len(x)) for x in xs], name)
-        for name in ("out", "scale", "zero", "sum")
-    }
-    for i, x in enumerate(xs):
+    cases = [row_case(spec, x, shift) for x in xs]
+    results = run_kernel_fields("quantize_rows", isa, cases, [(0, len(x)) for x in xs], ("out", "scale", "zero", "sum"))
+    for x, found in zip(xs, results, strict=True):
         plain = torch.from_numpy(x)
         scale, zero = choose_qparams(plain, spec)
         assert isinstance(scale, torch.Tensor)
         codes = quantize(plain, scale, zero, spec).numpy()
-        np.testing.assert_array_equal(found["scale"][i], scale.numpy()[:, 0])
-        np.testing.assert_array_equal(found["zero"][i], zero.numpy()[:, 0] + shift)
-        np.testing.assert_array_equal(found["out"][i], (codes + shift).astype(np.uint8))
-        np.testing.assert_array_equal(found["sum"][i], codes.sum(1))
+        np.testing.assert_array_equal(found["scale"], scale.numpy()[:, 0])
+        np.testing.assert_array_equal(found["zero"], zero.numpy()[:, 0] + shift)
+        np.testing.assert_array_equal(found["out"], (codes + shift).astype(np.uint8))
+        np.testing.assert_array_equal(found["sum"], codes.sum(1))
 
 
-def block_case(x: np.ndarray, block: int, out: str) -> Case:
+def block_case(x: np.ndarray, block: int) -> Case:
     rows, width = x.shape
     blocks = -(-width // block)
     fields: dict[str, np.ndarray] = {
@@ -89,39 +90,35 @@ def block_case(x: np.ndarray, block: int, out: str) -> Case:
 @settings(deadline=None, max_examples=3)
 def test_blocks_equal_the_simulation(isa: Isa, tried: list[tuple[int, int]], seed: int, block: int) -> None:
     xs = [reals(seed + i, *size) for i, size in enumerate(tried)]
-    found = {
-        name: run_kernel("quantize_blocks", isa, [block_case(x, block, name) for x in xs], [(0, len(x)) for x in xs], name)
-        for name in ("out", "scale", "sum")
-    }
-    for i, x in enumerate(xs):
+    cases = [block_case(x, block) for x in xs]
+    results = run_kernel_fields("quantize_blocks", isa, cases, [(0, len(x)) for x in xs], ("out", "scale", "sum"))
+    for x, found in zip(xs, results, strict=True):
         rows, width = x.shape
         plain = torch.from_numpy(x)
         scale = block_reduce(plain, (1, block), "absmax").numpy() / np.float32(127)
-        np.testing.assert_array_equal(found["scale"][i], scale)
+        np.testing.assert_array_equal(found["scale"], scale)
         spread = np.repeat(scale, block, 1)[:, :width].astype(np.float64)
-        np.testing.assert_array_equal(found["out"][i] * spread, blocked(plain, block).numpy())
-        padded = np.pad(found["out"][i].astype(np.int32), ((0, 0), (0, -width % block)))
-        np.testing.assert_array_equal(found["sum"][i], padded.reshape(rows, -1, block).sum(2))
+        np.testing.assert_array_equal(found["out"] * spread, blocked(plain, block).numpy())
+        padded = np.pad(found["out"].astype(np.int32), ((0, 0), (0, -width % block)))
+        np.testing.assert_array_equal(found["sum"], padded.reshape(rows, -1, block).sum(2))
 
 
 def test_what_is_no_number_becomes_the_lowest_code_and_counts_nowhere() -> None:
     x = np.array([[np.nan, 1, -2, 0.5]], np.float32)
     spec = QuantSpec.parse(SPECS[0])
-    (found,) = run_kernel("quantize_rows", Isa.PORTABLE, [row_case(spec, x, 0, "out")], [(0, 1)])
+    (found,) = run_kernel("quantize_rows", Isa.PORTABLE, [row_case(spec, x, 0)], [(0, 1)])
     np.testing.assert_array_equal(found.view(np.int8), [[-128, 64, -127, 32]])
 
 
 def test_a_range_beyond_the_largest_float_is_quantized() -> None:
     x = np.array([[3e38, -3e38, 0]], np.float32)
-    (found,) = run_kernel(
-        "quantize_rows", Isa.PORTABLE, [row_case(QuantSpec.parse(SPECS[1]), x, 0, "out")], [(0, 1)]
-    )
+    (found,) = run_kernel("quantize_rows", Isa.PORTABLE, [row_case(QuantSpec.parse(SPECS[1]), x, 0)], [(0, 1)])
     np.testing.assert_array_equal(found, [[255, 0, 128]])
 
 
 @pytest.mark.parametrize("name", ["quantize_rows", "quantize_blocks"])
 def test_quantizers_stay_inside_their_memory(name: str) -> None:
     x = reals(3, 3, 37)
-    case = row_case(QuantSpec.parse(SPECS[1]), x, 0, "out") if name == "quantize_rows" else block_case(x, 16, "out")
+    case = row_case(QuantSpec.parse(SPECS[1]), x, 0) if name == "quantize_rows" else block_case(x, 16)
     checked = run_kernel(name, Isa.AVX2, [case], [(1, 3)], sanitize=True)
     np.testing.assert_array_equal(checked[0], run_kernel(name, Isa.PORTABLE, [case], [(1, 3)])[0])

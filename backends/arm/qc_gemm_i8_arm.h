@@ -4,31 +4,14 @@
 
 #include "qc_finish_neon.h"
 #include "qc_gemm_i8.h"
+#include "qc_order_neon.h"
 
-#define QC_INLINE static inline __attribute__((always_inline))
 #define QC_PANEL 8 /* columns */
-/* Written out, not a loop: compilers keep an array in registers only when they see every index. */
-#define QC_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
-/* Says without an instruction that four sums are wanted now: a compiler that gathers the products of many of them first
- * needs more registers than there are. */
-#define QC_IN_ORDER(s) __asm__ volatile("" : "+w"((s)[0]), "+w"((s)[1]), "+w"((s)[2]), "+w"((s)[3]))
-/* That these are in registers now: loads side by side become loads of pairs. */
-#define QC_LOADED(a, b)                                                                                                \
-    __asm__ volatile("" ::"w"((a)[0]), "w"((a)[1]), "w"((a)[2]), "w"((a)[3]), "w"((b)[0]), "w"((b)[1]), "w"((b)[2]),  \
-                     "w"((b)[3]))
 /* Rows whose activations stay in the second cache while the panels, each in the first, pass by. */
 #define QC_ROW_BLOCK 32
 
-QC_INLINE size_t qc_smaller(size_t a, size_t b) { return a < b ? a : b; }
-
-/* Where rows [begin, end) start. */
 QC_INLINE void qc_row_bases(const qc_gemm_i8_args *args, size_t begin, size_t end, const int8_t *bases[]) {
-    size_t x = begin % args->width;
-    const int8_t *outer = args->input + begin / args->width * args->outer_stride;
-    for (size_t m = begin; m < end; ++m) {
-        *bases++ = outer + x * args->inner_stride;
-        if (++x == args->width) x = 0, outer += args->outer_stride;
-    }
+    qc_pixel_bases(args->input, args->width, args->inner_stride, args->outer_stride, begin, end, bases);
 }
 
 QC_INLINE ptrdiff_t qc_tap(const qc_gemm_i8_args *args, size_t t) { return args->offsets ? args->offsets[t] : 0; }

@@ -18,6 +18,14 @@ enum { RUN = 4, STEP = 16 };
 #define QC_SECOND(r) QC_SDOT(r, 1, w[2], w[3])
 #define QC_THIRD(r) QC_SDOT(r, 2, w[0], w[1])
 #define QC_FOURTH(r) QC_SDOT(r, 3, w[2], w[3])
+#define QC_WANTED(r)                                                                                                   \
+    if (r < rows) QC_SUMMED_2(sum[0][r]);
+#define QC_LOAD_4(from)                                                                                                \
+    do {                                                                                                               \
+        w[0] = vld1q_s8(from), w[1] = vld1q_s8((from) + 16);                                                           \
+        w[2] = vld1q_s8((from) + 32), w[3] = vld1q_s8((from) + 48);                                                    \
+        QC_LOADED(w);                                                                                                  \
+    } while (0)
 #define QC_LOAD(r)                                                                                                     \
     if (r < rows) a[r] = vld1q_s8(row[r] + k);
 
@@ -44,10 +52,6 @@ enum { RUN = 4, STEP = 16 };
         vst1q_s32(sums[r] + 4, QC_SUM(r, 1));                                                                          \
     }
 
-#define QC_LD(p) w[0] = vld1q_s8(p), w[1] = vld1q_s8(p + 16), w[2] = vld1q_s8(p + 32), w[3] = vld1q_s8(p + 48)
-#define QC_O(r) if (r<rows) __asm__ volatile("" : "+w"(sum[0][r][0]), "+w"(sum[0][r][1]));
-#define QC_ORD QC_EACH_ROW(QC_O)
-#define QC_LOADED4(a) __asm__ volatile("" ::"w"((a)[0]), "w"((a)[1]), "w"((a)[2]), "w"((a)[3]))
 QC_INLINE void tile(
     const qc_gemm_i8_args *args, const int8_t *const bases[], const int8_t *weight, int32_t sums[][QC_PANEL],
     const int rows, const int sets) {
@@ -58,18 +62,16 @@ QC_INLINE void tile(
         const int8_t *row[8]; /* counting up to zero saves the loop a comparison */
         QC_EACH_ROW(QC_POINT)
         for (ptrdiff_t k = -whole; k != 0; k += STEP, weight += STEP * QC_PANEL) {
-            int8x16_t a[8];
+            int8x16_t a[8], w[4];
             QC_EACH_ROW(QC_LOAD)
-            int8x16_t w[4] = {vld1q_s8(weight), vld1q_s8(weight + 16), vld1q_s8(weight + 32), vld1q_s8(weight + 48)};
-            QC_LOADED4(w);
+            QC_LOAD_4(weight);
             QC_EACH_ROW(QC_FIRST)
             QC_EACH_ROW(QC_SECOND)
-            QC_ORD
-            QC_LD(weight + 64);
-            QC_LOADED4(w);
+            QC_EACH_ROW(QC_WANTED)
+            QC_LOAD_4(weight + 64);
             QC_EACH_ROW(QC_THIRD)
             QC_EACH_ROW(QC_FOURTH)
-            QC_ORD
+            QC_EACH_ROW(QC_WANTED)
         }
         for (ptrdiff_t k = 0; k < rest; k += RUN, weight += RUN * QC_PANEL) {
             const int8x16_t left = vld1q_s8(weight), right = vld1q_s8(weight + 16);

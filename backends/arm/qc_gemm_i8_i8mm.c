@@ -49,7 +49,7 @@ static void pack(
         sum[p][2] = vmmlaq_s32(sum[p][2], a[p], w[2]);                                                                 \
         sum[p][3] = vmmlaq_s32(sum[p][3], a[p], w[3]);                                                                 \
     }
-#define QC_WANTED(p) QC_IN_ORDER(sum[p]);
+#define QC_WANTED(p) QC_SUMMED(sum[p]);
 /* The run `i` behind where packed and weight point. */
 #define QC_RUN(i)                                                                                                      \
     do {                                                                                                               \
@@ -59,27 +59,30 @@ static void pack(
         a[2] = vld1q_s8(left + 32), a[3] = vld1q_s8(left + 48);                                                        \
         w[0] = vld1q_s8(right), w[1] = vld1q_s8(right + 16);                                                           \
         w[2] = vld1q_s8(right + 32), w[3] = vld1q_s8(right + 48);                                                      \
-        QC_LOADED(a, w);                                                                                               \
+        QC_LOADED(a);                                                                                                  \
+        QC_LOADED(w);                                                                                                  \
         QC_EACH_PAIR(QC_SMMLA)                                                                                         \
         QC_EACH_PAIR(QC_WANTED)                                                                                        \
     } while (0)
-/* A sum holds two columns of two rows. */
-#define QC_ADD(p, h)                                                                                                   \
+/* A sum holds two columns of two rows; four columns of one row are the halves of two sums. */
+#define QC_ROW(p, h, zip)                                                                                              \
+    vreinterpretq_s32_s64(zip(vreinterpretq_s64_s32(sum[p][2 * (h)]), vreinterpretq_s64_s32(sum[p][2 * (h) + 1])))
+#define QC_PUT(to, value)                                                                                              \
     do {                                                                                                               \
-        const int64x2_t a = vreinterpretq_s64_s32(sum[p][2 * (h)]), b = vreinterpretq_s64_s32(sum[p][2 * (h) + 1]);    \
-        int32_t *upper = sums[2 * (p)] + 4 * (h), *lower = sums[2 * (p) + 1] + 4 * (h);                                \
-        vst1q_s32(upper, vaddq_s32(vld1q_s32(upper), vreinterpretq_s32_s64(vzip1q_s64(a, b))));                        \
-        vst1q_s32(lower, vaddq_s32(vld1q_s32(lower), vreinterpretq_s32_s64(vzip2q_s64(a, b))));                        \
-    } while (0);
+        int32_t *at = to;                                                                                              \
+        vst1q_s32(at, more ? vaddq_s32(vld1q_s32(at), value) : value);                                                 \
+    } while (0)
 #define QC_STORE(p)                                                                                                    \
     if (p < pairs) {                                                                                                   \
-        QC_ADD(p, 0)                                                                                                   \
-        QC_ADD(p, 1)                                                                                                   \
+        QC_PUT(sums[2 * (p)], QC_ROW(p, 0, vzip1q_s64));                                                               \
+        QC_PUT(sums[2 * (p)] + 4, QC_ROW(p, 1, vzip1q_s64));                                                           \
+        QC_PUT(sums[2 * (p) + 1], QC_ROW(p, 0, vzip2q_s64));                                                           \
+        QC_PUT(sums[2 * (p) + 1] + 4, QC_ROW(p, 1, vzip2q_s64));                                                       \
     }
 
-/* Adds the products of `runs` runs to the sums. */
+/* Sums of the products of `runs` runs; added to what is there when there is `more` than one go. */
 QC_INLINE void multiply(
-    const int8_t *packed, const int8_t *weight, size_t runs, int32_t sums[][QC_PANEL], const int pairs) {
+    const int8_t *packed, const int8_t *weight, size_t runs, int more, int32_t sums[][QC_PANEL], const int pairs) {
     int32x4_t sum[PAIRS][4];
     QC_EACH_PAIR(QC_START)
     for (size_t twice = runs / 2; twice; --twice, weight += 2 * RUN * QC_PANEL, packed += 2 * pairs * 2 * RUN) {
@@ -87,20 +90,25 @@ QC_INLINE void multiply(
         QC_RUN(1);
     }
     if (runs % 2) QC_RUN(0);
-    QC_EACH_PAIR(QC_STORE)
+    if (more) {
+        QC_EACH_PAIR(QC_STORE)
+    } else {
+        QC_EACH_PAIR(QC_STORE)
+    }
 }
 
-static void multiply_4(const int8_t *packed, const int8_t *weight, size_t runs, int32_t sums[][QC_PANEL]) {
-    multiply(packed, weight, runs, sums, 4);
+static void multiply_4(const int8_t *packed, const int8_t *weight, size_t runs, int more, int32_t sums[][QC_PANEL]) {
+    multiply(packed, weight, runs, more, sums, 4);
 }
-static void multiply_2(const int8_t *packed, const int8_t *weight, size_t runs, int32_t sums[][QC_PANEL]) {
-    multiply(packed, weight, runs, sums, 2);
+static void multiply_2(const int8_t *packed, const int8_t *weight, size_t runs, int more, int32_t sums[][QC_PANEL]) {
+    multiply(packed, weight, runs, more, sums, 2);
 }
-static void multiply_1(const int8_t *packed, const int8_t *weight, size_t runs, int32_t sums[][QC_PANEL]) {
-    multiply(packed, weight, runs, sums, 1);
+static void multiply_1(const int8_t *packed, const int8_t *weight, size_t runs, int more, int32_t sums[][QC_PANEL]) {
+    multiply(packed, weight, runs, more, sums, 1);
 }
 
-typedef void qc_multiply(const int8_t *packed, const int8_t *weight, size_t runs, int32_t sums[][QC_PANEL]);
+typedef void qc_multiply(
+    const int8_t *packed, const int8_t *weight, size_t runs, int more, int32_t sums[][QC_PANEL]);
 
 /* Some pairs of rows from m on, the last of them possibly half a pair; rows that do not exist repeat the last. */
 static void row_pairs(const qc_gemm_i8_args *args, size_t m, size_t rows, size_t pairs, qc_multiply *product) {
@@ -112,13 +120,12 @@ static void row_pairs(const qc_gemm_i8_args *args, size_t m, size_t rows, size_t
     for (size_t block = 0; block < args->columns; block += PANELS * QC_PANEL) {
         const size_t last = qc_smaller(args->columns, block + PANELS * QC_PANEL);
         int32_t sums[PANELS][2 * PAIRS][QC_PANEL];
-        memset(sums, 0, (last - block + QC_PANEL - 1) / QC_PANEL * sizeof sums[0]);
         for (size_t begin = 0; begin < runs; begin += RUNS) {
             const size_t end = qc_smaller(runs, begin + RUNS);
             if (block == 0 || runs > RUNS) pack(args, bases, pairs, begin, end, packed);
             const int8_t *weight = args->weight + block / QC_PANEL * panel + begin * RUN * QC_PANEL;
             for (size_t n = block; n < last; n += QC_PANEL, weight += panel)
-                product(packed, weight, end - begin, sums[(n - block) / QC_PANEL]);
+                product(packed, weight, end - begin, begin > 0, sums[(n - block) / QC_PANEL]);
         }
         for (size_t n = block; n < last; n += QC_PANEL)
             qc_finish_panel(args, (const int32_t(*)[QC_PANEL])sums[(n - block) / QC_PANEL], rows, m, n);

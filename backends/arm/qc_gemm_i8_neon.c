@@ -14,9 +14,9 @@ enum { RUN = 16 };
     if (r < rows) {                                                                                                    \
         const int8x16_t a = vld1q_s8(row[r] + k);                                                                      \
         QC_EACH_COLUMN(QC_LOW, r)                                                                                      \
-        QC_IN_ORDER(sum[r]);                                                                                           \
+        QC_SUMMED(sum[r]);                                                                                             \
         QC_EACH_COLUMN(QC_HIGH, r)                                                                                     \
-        QC_IN_ORDER(sum[r]);                                                                                           \
+        QC_SUMMED(sum[r]);                                                                                             \
     }
 #define QC_ZERO(r, c) sum[r][c] = vdupq_n_s32(0);
 #define QC_START(r) QC_EACH_COLUMN(QC_ZERO, r)

@@ -9,7 +9,6 @@
 typedef int32x4_t ints;
 typedef float32x4_t reals;
 
-#define QC_SUMS(bits, rows) 1
 #define QC_OFFSET(bits) ((bits) == 8 ? 128 : 0)
 
 QC_INLINE ints all_ints(int32_t x) { return vdupq_n_s32(x); }
@@ -24,11 +23,6 @@ QC_INLINE ints minus_product(ints x, ints y, ints z) { return vmlsq_s32(x, y, z)
 QC_INLINE reals to_reals(ints x) { return vcvtq_f32_s32(x); }
 QC_INLINE reals times(reals x, reals y) { return vmulq_f32(x, y); }
 QC_INLINE reals fused(reals x, reals y, reals z) { return vfmaq_f32(z, x, y); }
-
-QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
-    (void)bits, (void)rows;
-    return sums[0];
-}
 
 /* Bits `from` and above of every byte; an immediate shift cannot be by zero. */
 QC_INLINE uint8x16_t lowered(uint8x16_t x, int from) {

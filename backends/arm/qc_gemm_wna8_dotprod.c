@@ -15,8 +15,19 @@
 #define QC_MANY_PANELS 1
 #define QC_PANELS 4
 #define QC_MOST_SUMS 16
+#define QC_SUMS(bits, rows) 1
 
 #include "qc_gemm_wna8_arm.h"
+
+QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
+    (void)count;
+    sums[0] = all_ints(x);
+}
+
+QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
+    (void)bits, (void)rows;
+    return sums[0];
+}
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */
 QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,

@@ -13,6 +13,8 @@ from qcompiler.backends.c.packing import blocked, unblocked
 
 WORD = 8
 """Bytes of a word, whose multiple every row is."""
+GROUP = 16
+"""Outputs whose planes lie together in `packed_planes`."""
 
 
 def bit_rows(bits: np.ndarray) -> np.ndarray:
@@ -54,6 +56,25 @@ def unpacked_signs(packed: np.ndarray, layout: Blocked, shape: tuple[int, int, i
     return bits_of_rows(rows.reshape(outputs, taps, -1), depth)
 
 
+def packed_planes(bits: np.ndarray, layout: Blocked) -> np.ndarray:
+    """Weights of `gemm_bits`.
+
+    Shapes: bits [planes, N, taps, K] -> uint8 [ceil(16 * planes * ceil(N / 16) / columns), runs, columns, depth].
+    """
+    planes, outputs, taps, depth = bits.shape
+    grouped = np.pad(bits, [(0, 0), (0, -outputs % GROUP), (0, 0), (0, 0)]).reshape(planes, -1, GROUP, taps, depth)
+    return packed_signs(grouped.swapaxes(0, 1).reshape(-1, taps, depth), layout)
+
+
+def unpacked_planes(packed: np.ndarray, layout: Blocked, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The inverse of `packed_planes` for bits of `shape`."""
+    planes, outputs, taps, depth = shape
+    groups = -(-outputs // GROUP)
+    rows = unpacked_signs(packed, layout, (groups * planes * GROUP, taps, depth))
+    grouped = rows.reshape(groups, planes, GROUP, taps, depth).swapaxes(0, 1)
+    return grouped.reshape(planes, -1, taps, depth)[:, :outputs]
+
+
 def _chain(rows: np.ndarray) -> np.ndarray:
     """Rows of an even number of words with the second of each pair chained to the first; its own inverse."""
     even = np.pad(rows, [(0, 0), (0, -rows.shape[1] % (2 * WORD))])
@@ -69,3 +90,22 @@ def border_corrections(bits: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     sums = bits.shape[2] - 2 * bits.sum(axis=2, dtype=np.int32)
     return outside.astype(np.int32) @ sums.T.astype(np.int32)
+
+
+def sign_thresholds(factor: np.ndarray, bias: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
+    """When an affine map of a sum is negative, as a comparison of the sum: `threshold` and `flip` of `gemm_b1`.
+
+    For every whole number t between -terms and terms, (t < threshold) xor flip is float(t) * factor + bias < 0 in float32,
+    product and sum rounded apart: both grow, or both fall, with t, so that the place is found by halving.
+
+    Shapes: factor and bias float32 [N] -> int32 [N], uint8 [N] of 0 and 1.
+    """
+    factor, bias = factor.astype(np.float32), bias.astype(np.float32)
+    flip = factor < 0
+    low, high = np.full(len(factor), -terms, np.int32), np.full(len(factor), terms + 1, np.int32)
+    for _ in range(int(2 * terms + 1).bit_length()):
+        middle = (low + high) // 2
+        negative = middle.astype(np.float32) * factor + bias < 0
+        before = (negative != flip) & (low < high)
+        low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+    return low.astype(np.int32), flip.astype(np.uint8)

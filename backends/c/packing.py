@@ -31,3 +31,17 @@ def unblocked(packed: np.ndarray, layout: Blocked, shape: tuple[int, ...]) -> np
     panels, columns = packed.shape[0], layout.columns
     whole = packed[..., list(layout.place()), :].transpose(order).reshape(panels * columns, *packed.shape[1 : 1 + middle], -1)
     return whole[tuple(slice(size) for size in shape)]
+
+
+def depthwise_taps(codes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Taps of depthwise windows in the order that lets neighbours share work, see qc_depthwise_i8.h.
+
+    Shapes: codes [C, height, width] -> [C, taps] and the place (y, x) of every tap. Small windows have a whole group of
+    four taps for each column, filled up by taps with weights of zero; others are in row order.
+    """
+    channels, height, width = codes.shape
+    if height > 4 or width != 3:
+        return codes.reshape(channels, -1), [(y, x) for y in range(height) for x in range(width)]
+    filled = np.pad(codes, ((0, 0), (0, 4 - height), (0, 0)))
+    places = [(min(y, height - 1), x) for x in range(width) for y in range(4)]
+    return np.ascontiguousarray(filled.transpose(0, 2, 1)).reshape(channels, -1), places

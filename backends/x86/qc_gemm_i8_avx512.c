@@ -6,7 +6,7 @@
  */
 #include "qc_gemm_i8.h"
 
-#include "qc_finish_avx512.h"
+#include "qc_finish_x86.h"
 
 enum { PANEL = 16, ROWS = 6, PANELS = 4, STREAMED_ROWS = 4, CACHED_BYTES = 384 * 1024, AHEAD = 2048 };
 

@@ -37,6 +37,11 @@ QC_INLINE reals fused(reals x, reals y, reals z) { return _mm512_fmadd_ps(x, y, 
 
 QC_INLINE ints shifted(ints x, int by) { return _mm512_srai_epi32(x, (unsigned)by); }
 
+QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
+    sums[0] = all_ints(x);
+    QC_UNROLL for (int i = 1; i < count; ++i) sums[i] = all_ints(0);
+}
+
 QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
     if (rows > 1) return sums[0];
     if (bits == 8) return plus(sums[0], sums[1]);

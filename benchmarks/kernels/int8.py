@@ -14,7 +14,7 @@ import torch
 from benchmarks.kernels.common import Contest, Epilogue, Image, Run, buffer, levels_here, library, onnx_runner, runner
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
-from qcompiler.backends.c.packing import blocked
+from qcompiler.backends.c.packing import blocked, depthwise_taps
 
 CODES, REALS_BIASED = 0, 2
 _PEAK = """
@@ -256,7 +256,9 @@ def _conv_ours(kernel: str, isa: Isa, window: Window, image: np.ndarray, weight:
     places = [y * line + x * channels for y in range(window.kernel) for x in across]
     offsets = buffer(np.array(places, dtype=np.int32))
     if window.groups > 1:
-        codes = weight.reshape(channels, -1)
+        codes, taps = depthwise_taps(weight[..., 0])
+        offsets = buffer(np.array([y * line + x * channels for y, x in taps], dtype=np.int32))
+        places = list(offsets)
     else:
         codes = weight.reshape(window.outputs, len(places), -1)
     packed = buffer(blocked(codes, layout))

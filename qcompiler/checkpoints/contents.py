@@ -22,6 +22,7 @@ _ROUNDED_BIAS = "biases lie on the grid of the target's accumulators, no longer 
 _WIDEST_WEIGHT = 8
 _EMBEDDING = "aten.embedding"
 _SHOWN = 8
+_MEND = "keep these layers in float (assign{keep=...}), or choose another recipe or another format"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def contents_of(program: Program, faithful: Collection[str]) -> Contents:
     return Contents(found.layers, found.plain, tuple(dict.fromkeys(found.floats)), tuple(found.lost))
 
 
-def refuse(problems: Collection[str], what: str) -> None:
+def refuse(problems: Collection[str], what: str, mend: str = _MEND) -> None:
     """Raises UnsupportedError that names all problems; does nothing when there is none."""
     if not problems:
         return
@@ -127,7 +128,7 @@ def refuse(problems: Collection[str], what: str) -> None:
         what,
         where="; ".join(shown[:_SHOWN]) + more,
         step=STEP,
-        mend="keep these layers in float (assign{keep=...}), or choose another recipe or another format",
+        mend=mend,
     )
 
 

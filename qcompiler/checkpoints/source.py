@@ -14,6 +14,7 @@ from qcompiler.checkpoints.settings import MODEL_CONFIG, read_json
 from qcompiler.frontends.weight_files import open_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".onnx")
+_NO_BIAS = "compile with a recipe without bias_correction, or with bias_correction{add=false}, which adds no biases"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -76,11 +77,13 @@ class Source:
         problems += [
             f"'{name}' of shape {list(tensor.shape)}, which the model has {self._as(name)}"
             for name, tensor in plain.items()
-            if (name in self.tensors and self.tensors[name][0] != tuple(tensor.shape)) or self._is_new_bias(name)
+            if name in self.tensors and self.tensors[name][0] != tuple(tensor.shape)
         ]
         there = set(layers) | set(plain)
         problems += [f"'{name}', which the compiled program lacks" for name in self._missing(there)]
         refuse(problems, "the compiled program and the model that the checkpoint is for do not have the same weights")
+        new = [f"'{name}'" for name in plain if self._is_new_bias(name)]
+        refuse(new, "the compilation gave biases to layers that have none in the model that would load them", _NO_BIAS)
         lost = list(contents.lost)
         kept = {name: self._cast(name, tensor, lost) for name, tensor in plain.items() if name in self.tensors}
         left = sorted(name for name, (_, dtype) in self.tensors.items() if dtype is None and name not in there)
@@ -96,9 +99,7 @@ class Source:
         return next((prefix for prefix in prefixes if first.removeprefix(prefix) in self.tensors), "")
 
     def _as(self, name: str) -> str:
-        if name in self.tensors:
-            return f"as {list(self.tensors[name][0])}"
-        return "not at all (bias_correction adds such)" if self._is_new_bias(name) else "not at all"
+        return f"as {list(self.tensors[name][0])}" if name in self.tensors else "not at all"
 
     def _is_new_bias(self, name: str) -> bool:
         """A bias that the compilation gave to a module without one."""

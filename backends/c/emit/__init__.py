@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.c.emit import codes, dense, elementwise, index, pool, products, reduce, shape
+from qcompiler.backends.c.emit import (
+    attention,
+    codes,
+    dense,
+    elementwise,
+    index,
+    norm,
+    pool,
+    products,
+    reduce,
+    shape,
+    weights,
+)
 from qcompiler.backends.c.generator import Emitter
 
 THEMES: tuple[dict[str, Emitter], ...] = (
@@ -11,9 +23,11 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     index.EMITTERS,
     pool.EMITTERS,
     products.EMITTERS,
+    norm.EMITTERS,
+    attention.EMITTERS,
     reduce.EMITTERS,
     codes.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}
-KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, codes.KERNELS)
+KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, codes.KERNELS, weights.KERNELS)
 KERNELS: dict[str, Emitter] = {name: emitter for theme in KERNEL_THEMES for name, emitter in theme.items()}

@@ -31,6 +31,18 @@ ROWS = (
         _LAYOUTS,
     ),
     MicroKernel(
+        "gemm_bits",
+        "qc_gemm_bits.h",
+        {
+            Isa.PORTABLE: "c/runtime/qc_gemm_bits_portable.c",
+            Isa.AVX2: "x86/qc_gemm_bits_avx2.c",
+            Isa.AVX512: "x86/qc_gemm_bits_avx512.c",
+            Isa.NEON: "arm/qc_gemm_bits_neon.c",
+            Isa.NEON32: "arm/qc_gemm_bits_neon32.c",
+        },
+        _LAYOUTS,
+    ),
+    MicroKernel(
         "pack_bits",
         "qc_pack_bits.h",
         {

@@ -20,10 +20,12 @@ ROWS = (
         "qc_gemm_wna8.h",
         {
             Isa.PORTABLE: "c/runtime/qc_gemm_wna8_portable.c",
+            Isa.AVX2: "x86/qc_gemm_wna8_avx2.c",
             Isa.AVX512: "x86/qc_gemm_wna8_avx512.c",
+            Isa.NEON: "arm/qc_gemm_wna8_neon.c",
             Isa.DOTPROD: "arm/qc_gemm_wna8_dotprod.c",
         },
-        {Isa.PORTABLE: _X86_DOT, Isa.AVX2: _X86_DOT, Isa.AVX512: _X86_DOT, Isa.DOTPROD: _ARM_DOT},
+        {Isa.PORTABLE: _X86_DOT, Isa.AVX2: _X86_DOT, Isa.AVX512: _X86_DOT, Isa.NEON: _ARM_DOT, Isa.DOTPROD: _ARM_DOT},
     ),
     MicroKernel(
         "gemm_wnf32",

@@ -59,8 +59,11 @@ class MicroKernel:
         return tuple(level for level in (isa, *LEVELS[isa].falls_back) if level in self.variants)
 
     def layout(self, isa: Isa) -> Blocked:
-        """The order of packed weights on a level, which is that of its best version; KeyError when there is none."""
-        return self.layouts[self.versions(isa)[0]] if isa in LEVELS else self.layouts[Isa.PORTABLE]
+        """The order of packed weights on a level, which its best version and all that are dispatched to read.
+
+        Raises KeyError when the kernel has no packed weights.
+        """
+        return next(self.layouts[level] for level in (isa, *LEVELS[isa].falls_back) if level in self.layouts)
 
     def source(self, isa: Isa) -> Path:
         """The file of the best version that runs on a level."""

@@ -7,6 +7,10 @@
  * as for qc_gemm_i8: the image already has its border of zero points, m counts output pixels, `width` of them in an
  * output row, and there is one tap for every position of the window.
  *
+ * For speed, windows of up to four rows and three columns have their taps column by column, each filled up to four by
+ * taps with weights of zero and the offset of another (12 in all): neighbours then share the columns that
+ * offsets[t + 4 * s] == offsets[t] + inner_stride shows to be the same, for s = 1 or 2.
+ *
  * Weights are int8, the codes [channels][taps] packed as those of a matrix product with the taps as inputs:
  * [ceil(channels / C)][ceil(taps / D)][C][D] with C = block_columns, D = block_depth; missing ones are zero. With
  * block_lanes L > 1 the C channels of a panel do not stand in order: channel c stands at

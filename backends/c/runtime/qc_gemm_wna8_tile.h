@@ -6,7 +6,7 @@
  *   QC_PANELS                panels beside each other for a single row
  *   ints, reals              vector types
  *   QC_SUMS(bits, rows)      sums that a tile keeps for each vector of results (more than one shortens dependences)
- *   fold(sums, bits, rows)   the one sum that they mean
+ *   set_sums, fold           make them mean one number, and the number that they mean
  *   QC_OFFSET(bits)          what `chunk` subtracts from codes of weights, where the product takes signed ones only
  *   chunk(...)               adds the products of one chunk to all sums of a tile
  *   and the small operations on vectors that are used below.
@@ -26,11 +26,7 @@ QC_INLINE void start_block(const qc_gemm_wna8_args *args, const qc_division *d, 
     for (int r = 0; r < rows; ++r)
         start[r] = (QC_OFFSET(bits) - args->common_zero) * args->input_sum[(row + (size_t)r) * d->blocks + g];
     QC_UNROLL for (int r = 0; r < rows; ++r) {
-        const ints first = all_ints(args->zero ? 0 : start[r]);
-        QC_UNROLL for (int i = 0; i < count; ++i) {
-            sums[(r * count + i) * each] = first;
-            QC_UNROLL for (int s = 1; s < each; ++s) sums[(r * count + i) * each + s] = all_ints(0);
-        }
+        QC_UNROLL for (int i = 0; i < count; ++i) set_sums(sums + (r * count + i) * each, args->zero ? 0 : start[r], each);
     }
 }
 

@@ -33,21 +33,20 @@ QC_INLINE grid grid_of(const qc_gemm_wnf32_args *args, size_t blocks, size_t pan
 
 QC_INLINE reals placed(words codes, unsigned bits, grid on) { return times(minus(level(codes, bits), on.zero), on.scale); }
 
-/* The weights of one chunk of one vector of outputs. */
-QC_INLINE void decode(const uint32_t *chunk, unsigned bits, grid on, reals *weights) {
-    const int vectors = bits == 3 ? 3 : (int)bits / 2, each = bits == 3 ? 10 : 32 / (int)bits;
-    words left[4];
-    QC_UNROLL for (int i = 0; i < vectors; ++i) {
-        left[i] = load_words(chunk + i * QC_COLUMNS);
-        QC_UNROLL for (int k = 0; k < each; ++k) {
-            weights[i * each + k] = placed(left[i], bits, on);
-            left[i] = next(left[i], bits);
-        }
-    }
-    if (bits == 3) {
-        weights[30] = placed(with_third_bit(left[0], left[2]), bits, on);
-        weights[31] = placed(with_third_bit(left[1], next(left[2], 1)), bits, on);
-    }
+/* The words of one chunk of one vector of outputs. */
+QC_INLINE void load_chunk(const uint32_t *chunk, unsigned bits, words *left) {
+    const int vectors = bits == 3 ? 3 : (int)bits / 2;
+    QC_UNROLL for (int i = 0; i < vectors; ++i) left[i] = load_words(chunk + i * QC_COLUMNS);
+}
+
+/* The weights of input k of a chunk, k = 0, 1, ... in turn: fields that were used are shifted out of their words. */
+QC_INLINE reals take_weight(words *left, unsigned bits, int k, grid on) {
+    const int each = bits == 3 ? 10 : 32 / (int)bits;
+    if (bits == 3 && k == 30) return placed(with_third_bit(left[0], left[2]), bits, on);
+    if (bits == 3 && k == 31) return placed(with_third_bit(left[1], next(left[2], 1)), bits, on);
+    const words codes = left[k / each];
+    left[k / each] = next(codes, bits);
+    return placed(codes, bits, on);
 }
 
 /* A single row by `panels` panels. */
@@ -68,14 +67,23 @@ QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size
         for (; k > 0; weight += d->bytes / 4, input += inputs) {
             const int now = k < (size_t)inputs ? (int)k : inputs;
             k -= (size_t)now;
+            words left[QC_PANELS * QC_VECTORS][4];
+            grid on[QC_PANELS * QC_VECTORS];
             QC_UNROLL for (int i = 0; i < vectors; ++i) {
-                const int p = i / QC_VECTORS, v = i % QC_VECTORS;
-                const uint32_t *chunk = weight + (size_t)p * panel_words + v * QC_LANES;
-                reals weights[32];
-                decode(chunk, bits, grid_of(args, d->blocks, panel + (size_t)p, g, v), weights);
-                if (now == inputs) {
-                    QC_UNROLL for (int j = 0; j < inputs; ++j) acc[i] = fused(all_reals(input[j]), weights[j], acc[i]);
-                } else {
+                const size_t p = (size_t)(i / QC_VECTORS);
+                on[i] = grid_of(args, d->blocks, panel + p, g, i % QC_VECTORS);
+                load_chunk(weight + p * panel_words + i % QC_VECTORS * QC_LANES, bits, left[i]);
+            }
+            if (now == inputs) {
+                QC_UNROLL for (int j = 0; j < inputs; ++j) {
+                    const reals x = all_reals(input[j]);
+                    QC_UNROLL for (int i = 0; i < vectors; ++i)
+                        acc[i] = fused(x, take_weight(left[i], bits, j, on[i]), acc[i]);
+                }
+            } else {
+                QC_UNROLL for (int i = 0; i < vectors; ++i) {
+                    reals weights[32];
+                    QC_UNROLL for (int j = 0; j < inputs; ++j) weights[j] = take_weight(left[i], bits, j, on[i]);
                     for (int j = 0; j < now; ++j) acc[i] = fused(all_reals(input[j]), weights[j], acc[i]);
                 }
             }
@@ -164,6 +172,7 @@ static void all_rows(const qc_gemm_wnf32_args *args, const float *weights, size_
 QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t panel, int panels, unsigned bits) {
     const size_t panel_words = qc_panel_bytes(d) / 4;
     const uint32_t *weight = args->weight + panel * panel_words;
+    const int inputs = bits == 3 ? 32 : 16;
     float decoded[QC_DECODED * QC_WIDE];
     size_t start = 0, filled = 0;
     memset(decoded, 0, sizeof decoded);
@@ -172,10 +181,11 @@ QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_
         const size_t now = end - k < d->chunk ? end - k : d->chunk;
         for (int i = 0; i < panels * QC_VECTORS; ++i) {
             const int p = i / QC_VECTORS, v = i % QC_VECTORS;
-            reals weights[32];
-            decode(weight + (size_t)p * panel_words + v * QC_LANES, bits,
-                   grid_of(args, d->blocks, panel + (size_t)p, g, v), weights);
-            for (size_t j = 0; j < now; ++j) store_reals(decoded + (filled + j) * QC_WIDE + i * QC_LANES, weights[j]);
+            const grid on = grid_of(args, d->blocks, panel + (size_t)p, g, v);
+            words left[4];
+            load_chunk(weight + (size_t)p * panel_words + v * QC_LANES, bits, left);
+            QC_UNROLL for (int j = 0; j < inputs; ++j)
+                store_reals(decoded + (filled + (size_t)j) * QC_WIDE + i * QC_LANES, take_weight(left, bits, j, on));
         }
         k += now, filled += now, weight += d->bytes / 4;
         if (k == args->depth || filled + d->chunk > QC_DECODED) {

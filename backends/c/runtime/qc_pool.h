@@ -16,7 +16,7 @@ typedef void qc_task(const void *argument, size_t begin, size_t end);
 qc_pool *qc_pool_start(int threads);
 void qc_pool_stop(qc_pool *pool);
 
-/* Does tasks [0, tasks), every thread an equal run of them, and returns when all are done. A NULL pool is one thread.
+/* Does tasks [0, tasks) in equal runs, one per thread at most, and returns when all are done. A NULL pool is one thread.
  * Only one thread may be in here at a time. Nothing is allocated. */
 void qc_parallel(qc_pool *pool, qc_task *task, const void *argument, size_t tasks);
 

@@ -1,0 +1,123 @@
+"""Linear layers whose weights have few bits and whose activations are floats; see `backends.reference.weights`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qcompiler.backends.c.emit.dense import quantized, rows_of
+from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
+from qcompiler.backends.c.value import Value
+from qcompiler.backends.lowering.call import Call
+from qcompiler.backends.lowering.operands import Operand
+from qcompiler.ir.program import Node
+
+_WIDTHS: tuple[Bits, ...] = (2, 3, 4, 8)
+
+
+def linear(generator: Generator, call: Call) -> Emitted:
+    """Activations stay floats, or become int8 by blocks first when the call names a block."""
+    node = call.inputs[0]
+    if not isinstance(node, Node):
+        raise call.unsupported("its input is not a tensor of floats")
+    weight = quantized(call, 1)
+    source = rows_of(generator, generator.operand(node))
+    shape = generator.shape(call.node)
+    rows = math.prod(shape[:-1])
+    out = generator.new(shape, "float")
+    taken = int(call.number("block", 0))
+    name = "gemm_wna8" if taken else "gemm_wnf32"
+    fields = _weight_fields(generator, call, weight, name, taken)
+    fields |= {"rows": rows, "out": generator.pointer(out), "out_stride": shape[-1]}
+    bias = call.inputs[2] if len(call.inputs) > 2 else None
+    if isinstance(bias, Node):
+        fields["bias"] = generator.pointer(generator.contiguous(generator.operand(bias)))
+    if taken:
+        fields |= _activation_fields(generator, source, taken, rows)
+    else:
+        fields |= {"input": generator.pointer(source), "input_stride": source.strides[-2]}
+    panels = -(-shape[-1] // generator.layout(name).columns)
+    generator.call(name, fields, panels)
+    return out
+
+
+def _activation_fields(generator: Generator, source: Value, block: int, rows: int) -> dict[str, str | int]:
+    depth = source.shape[-1]
+    blocks = -(-depth // block)
+    codes = generator.new((rows, depth), "int8_t")
+    scale, total = generator.new((rows, blocks), "float"), generator.new((rows, blocks), "int32_t")
+    made = {
+        "input": generator.pointer(source),
+        "input_stride": source.strides[-2],
+        "width": depth,
+        "block": block,
+        "out": generator.pointer(codes),
+        "out_stride": depth,
+        "scale": generator.pointer(scale),
+        "sum": generator.pointer(total),
+    }
+    generator.call("quantize_blocks", made, rows)
+    return {
+        "input": generator.pointer(codes),
+        "input_stride": depth,
+        "input_scale": generator.pointer(scale),
+        "input_sum": generator.pointer(total),
+    }
+
+
+def _weight_fields(
+    generator: Generator, call: Call, weight: Operand, name: str, taken: int
+) -> dict[str, str | int]:
+    """Packed codes, scales and zero points; codes that are signed are moved up by half of their range."""
+    spec = call.spec()
+    codes = generator.program.param(weight.codes).numpy().astype(np.int64)
+    outputs, depth = codes.shape
+    bits = next((width for width in _WIDTHS if width >= spec.bits), None)
+    if bits is None or not spec.format.is_integer or len(spec.levels) != 1:
+        raise call.unsupported(f"weights of {spec}")
+    block = spec.block[1] if spec.block[1] > 0 else depth
+    if taken and taken != block:
+        block = _finer(call, taken, block)
+    moved = 1 << (bits - 1) if spec.format.signed else 0
+    scale = _by_output(generator.program.param(weight.scale).float().numpy(), outputs, depth, spec.block[1], block)
+    layout = generator.layout(name)
+    packed = words((codes + moved).astype(np.uint8), bits, layout, block)
+    element = "uint32_t" if packed.dtype == np.uint32 else "uint8_t"
+    fields: dict[str, str | int] = {
+        "weight": f"(const {element} *)({generator.pointer(generator.constant(packed.view(np.uint8), 'uint8_t'))})",
+        "scale": generator.pointer(generator.constant(by_block(scale, layout.columns), "float")),
+        "columns": outputs,
+        "depth": depth,
+        "block": block,
+        "bits": bits,
+        "block_columns": layout.columns,
+    }
+    if name == "gemm_wna8":
+        fields["block_depth"] = layout.depth
+    zero = None if weight.zero_point is None else generator.program.param(weight.zero_point).float().numpy()
+    if zero is None or len(np.unique(zero)) == 1:
+        return fields | {"common_zero": moved + (0 if zero is None else int(zero.reshape(-1)[0]))}
+    points = _by_output(zero, outputs, depth, spec.block[1], block) + moved
+    stored = generator.constant(by_block(points.astype(np.uint8), layout.columns), "uint8_t")
+    return fields | {"zero": generator.pointer(stored)}
+
+
+def _finer(call: Call, taken: int, block: int) -> int:
+    """The block in which activations are quantized, which must divide that of the weight."""
+    if block % taken:
+        raise call.unsupported(f"activations in blocks of {taken} beside weights in blocks of {block}")
+    return taken
+
+
+def _by_output(values: np.ndarray, outputs: int, depth: int, given: int, block: int) -> np.ndarray:
+    """Scales [N or 1, blocks] as one for every output and block of `block` inputs."""
+    blocks = -(-depth // block)
+    table = values.reshape(-1, -(-depth // given) if given > 0 else 1)
+    repeats = (given if given > 0 else depth) // block or 1
+    wide = np.repeat(table, repeats, axis=1)[:, :blocks] if table.shape[1] != blocks else table
+    return np.broadcast_to(wide, (outputs, blocks))
+
+
+KERNELS: dict[str, Emitter] = {"linear_weight_only": linear}

@@ -1,0 +1,7 @@
+/* Products of bit planes by 512 bits; how they are counted stands in qc_b1_avx512.h. */
+#include "qc_b1_avx512.h"
+#include "qc_bits_tile.h"
+
+void qc_gemm_bits_avx512(const qc_gemm_bits_args *args, size_t begin, size_t end) {
+    qc_bits_run(args, begin, end, LEVEL);
+}
