@@ -2,10 +2,9 @@
 
     python -m benchmarks.kernels_arm [--families int8,...]
 
-One layer of 256 rows, 256 columns and a depth of 1152, packing of activations and results included, under qemu-user;
-how instructions are counted stands in benchmarks/kernels/arm_count.py. `loop` and `layer` are MAC per instruction, in
-brackets the share of the bound; the columns of processors are MAC per cycle of the loop by llvm-mca, and are empty when
-no llvm-mca that knows them is found.
+Whole layers, packing of activations and making of results included, under qemu-user; how instructions are counted stands
+in benchmarks/kernels/arm_count.py. `bound`, `loop` and `layer` are MAC per instruction; the columns of processors are
+MAC per cycle of the loop by llvm-mca, and are empty when no llvm-mca that knows them is found.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from math import prod
 
 from benchmarks.common import print_table, write_results
 from benchmarks.kernels import arm_int8
-from benchmarks.kernels.arm_count import PROCESSORS, Entry, Shape, count, cycles, find_simulator
+from benchmarks.kernels.arm_count import PROCESSORS, Entry, count, cycles, find_simulator
 from qcompiler.errors import UnsupportedError
 
-LAYER: Shape = (256, 256, 1152)
 FAMILIES: Mapping[str, tuple[Entry, ...]] = {"int8": arm_int8.ENTRIES}
 
 
 def measure(entry: Entry, simulated: bool) -> dict[str, object]:
     """One row of the table."""
-    found = count(entry, LAYER)
-    layer = prod(LAYER) / found.instructions
+    found = count(entry, entry.layer)
+    layer = prod(entry.layer) / found.instructions
     row: dict[str, object] = {
         "kernel": entry.kernel,
         "level": entry.isa.value,
         "loop of": entry.title,
+        "size": "x".join(map(str, entry.layer)),
         "bound": entry.bound,
         "loop": found.loop_rate,
         "loop/bound": found.loop_rate / entry.bound,

@@ -33,15 +33,17 @@ class Offsets:
     offsets: np.ndarray
 
 
-Value = np.ndarray | int | float | Offsets
+Value = np.ndarray | int | float | Offsets | None
 Case = Mapping[str, Value]
-"""Arguments by field, such as `input` or `epilogue.bias`; fields that are absent are zero or NULL. Integers are passed
+"""Arguments by field, such as `input` or `epilogue.bias`; fields that are absent are zero or NULL; None is a NULL where
+other cases have an array. Integers are passed
 as they are, so an enum of C is its number."""
 
 _READ = """
 static void *take(FILE *file, size_t *size) {{
     int64_t bytes;
     if (fread(&bytes, 8, 1, file) != 1) exit(3);
+    if (bytes < 0) return NULL;
     char *data = calloc(1, (size_t)bytes + {slack});
     if (bytes && fread(data, 1, (size_t)bytes, file) != (size_t)bytes) exit(4);
     *size = (size_t)bytes;
@@ -158,14 +160,16 @@ def _command(
 def _kind(value: Value) -> str:
     if isinstance(value, Offsets):
         return f"offsets {value.field}"
-    return "array" if isinstance(value, np.ndarray) else "int" if isinstance(value, int) else "float"
+    return "array" if value is None or isinstance(value, np.ndarray) else "int" if isinstance(value, int) else "float"
 
 
 def _write(file: object, value: Value) -> None:
     write = file.write  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, Offsets):
         value = value.offsets.astype(np.int64)
-    if isinstance(value, np.ndarray):
+    if value is None:
+        write(np.int64(-1).tobytes())
+    elif isinstance(value, np.ndarray):
         write(np.int64(value.nbytes).tobytes())
         write(np.ascontiguousarray(value).tobytes())
     else:

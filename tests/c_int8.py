@@ -38,10 +38,12 @@ def make_epilogue(
         "epilogue.high": float(high),
         "epilogue.scale": 0.3,
     }
-    if dynamic:
-        fields["epilogue.row_scale"] = (random.random(rows) * 2).astype(np.float32)
-        fields["epilogue.row_zero"] = random.integers(info.min, info.max + 1, rows, dtype=np.int32)
-        fields["epilogue.column_sum"] = random.integers(-(2**12), 2**12, wide, dtype=np.int32)
+    scale = (random.random(rows) * 2).astype(np.float32)
+    zero = random.integers(info.min, info.max + 1, rows, dtype=np.int32)
+    column_sum = random.integers(-(2**12), 2**12, wide, dtype=np.int32)
+    fields["epilogue.row_scale"] = scale if dynamic else None
+    fields["epilogue.row_zero"] = zero if dynamic else None
+    fields["epilogue.column_sum"] = column_sum if dynamic else None
     return fields
 
 
@@ -59,7 +61,7 @@ def finished(case: Case, sums: np.ndarray) -> np.ndarray:
     finish = case["epilogue.finish"]
     total = sums.astype(np.int64) + vector("bias")
     factor = vector("factor")
-    if "epilogue.row_scale" in case:
+    if case["epilogue.row_scale"] is not None:
         total = total - np.asarray(case["epilogue.row_zero"])[:, None].astype(np.int64) * vector("column_sum")
         factor = np.asarray(case["epilogue.row_scale"])[:, None] * factor
     if finish == INT32:

@@ -118,7 +118,7 @@ def with_epilogue(isa: Isa, case: dict[str, object], sums: np.ndarray, finish: i
 def with_threshold(case: dict[str, object], sums: np.ndarray, seed: int) -> np.ndarray:
     """Adds thresholds to the arguments; the words that are expected."""
     random = np.random.default_rng(seed)
-    rows, columns = sums.shape
+    columns = sums.shape[1]
     limit = int(np.abs(sums).max()) + 1
     threshold = random.integers(-limit, limit + 1, -(-columns // 8) * 8, dtype=np.int32)
     flip = random.integers(0, 2, columns)
@@ -228,10 +228,13 @@ def make_planes(
     rows, columns, depth = shape
     random = np.random.default_rng(seed)
     layout = MICRO_KERNELS["gemm_bits"].layout(isa)
-    bits = {name: random.integers(0, 2, (planes[f"{name}_planes"], count, 2, depth)) for name, count in
-            (("input", rows), ("weight", columns))}
+    bits = {
+        name: random.integers(0, 2, (planes[f"{name}_planes"], count, 2, depth))
+        for name, count in (("input", rows), ("weight", columns))
+    }
     values = {name: signs(given) if planes[f"{name}_signs"] else given for name, given in bits.items()}
-    factors = {name: 2 ** np.arange(4) * np.where(np.arange(4) == len(given) - 1, -1, 1) for name, given in bits.items()}
+    powers = 2 ** np.arange(4)
+    factors = {name: np.where(np.arange(4) == len(given) - 1, -powers, powers) for name, given in bits.items()}
     pixels = bit_rows(bits["input"])
     tap = pixels.shape[-1]
     decoded = np.einsum("intk,i->n", values["weight"], factors["weight"][: len(bits["weight"])])

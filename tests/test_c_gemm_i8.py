@@ -11,7 +11,7 @@ from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.packing import blocked, unblocked
 from tests.c_harness import Case, Value, run_kernel
-from tests.c_int8 import FINISHES, act_dtype, finished, make_epilogue, out_dtype
+from tests.c_int8 import FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
 
 KERNEL = MICRO_KERNELS["gemm_i8"]
 
@@ -77,3 +77,28 @@ def test_packing_is_a_permutation_with_zeros(shape: tuple[int, int, int, int], c
     packed = blocked(codes, layout)
     np.testing.assert_array_equal(unblocked(packed, layout, codes.shape), codes)
     assert np.count_nonzero(packed) == np.count_nonzero(codes)
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+def test_a_share_of_the_rows_of_a_large_product(isa: Isa) -> None:
+    case, sums = make_case(isa, (45, 150, 9, 200), INT32, 0)
+    (found,) = run_kernel("gemm_i8", isa, [case], [(2, 41)])
+    wanted = np.zeros_like(found)
+    wanted[2:41] = finished(case, sums)[2:41]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+def test_the_largest_products_fit(isa: Isa) -> None:
+    rows, columns, depth = 9, 17, 100
+    case, _ = make_case(isa, (rows, columns, 1, depth), INT32, 0)
+    info = np.iinfo(act_dtype(isa))
+    largest = info.max if info.min == 0 else info.min
+    weight = np.full((columns, 1, depth), -128, dtype=np.int8)
+    changed = {
+        **case,
+        "input": np.full_like(np.asarray(case["input"]), largest),
+        "weight": blocked(weight, KERNEL.layout(isa)),
+    }
+    (found,) = run_kernel("gemm_i8", isa, [changed], [(0, rows)])
+    np.testing.assert_array_equal(found, finished(changed, np.full((rows, columns), largest * -128 * depth)))

@@ -16,6 +16,7 @@ from qcompiler.checkpoints.contents import contents_of
 from qcompiler.cli.app import run
 from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir.program import Program
+from qcompiler.job import prepare, run_job
 from qcompiler.passes.allocate import Assign
 from qcompiler.passes.recipes import Recipe
 from tests.checkpoint_tools import quantized, quantized_two, two, weight_of, write
@@ -126,6 +127,22 @@ def test_nvfp4_keeps_codes_and_inner_scales_and_names_the_reciprocal(tmp_path: P
     torch.testing.assert_close(coded.scales[1], program.params["first.weight.scale.1"], rtol=2e-7, atol=0)  # pyright: ignore[reportArgumentType]
     library = decompressed(tmp_path / "out", "first")
     torch.testing.assert_close(library.float(), weight, rtol=2.0**-7, atol=0)
+
+
+def corrected(option: str) -> Program:
+    steps = ["assign{scheme=w8a8}", "apply_plan", "calibrate", "weight_ranges", f"bias_correction{option}", "nearest"]
+    return run_job(prepare(two(), calibration=[(X,)], recipe=Recipe.of("test", steps)))[1]
+
+
+def test_a_bias_that_the_loading_model_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"(?s)'second.bias'.*bias_correction\{add=false\}"):
+        qcompiler.export(corrected(""), tmp_path / "out", source=two())
+
+
+def test_biases_that_were_there_are_corrected_in_the_checkpoint(tmp_path: Path) -> None:
+    model = two()
+    qcompiler.export(corrected("{add=false}"), tmp_path / "out", source=model)
+    assert not torch.equal(parts_of(tmp_path / "out", "first")["bias"], model.first.bias)
 
 
 def test_an_artefact_is_exported_with_its_static_activations(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from qcompiler.passes.allocate.harm import Results, divergences, errors
 from qcompiler.passes.allocate.problem import Unit
 from qcompiler.passes.allocate.sensitivity import gradients as gr
 from qcompiler.passes.allocate.sensitivity import measure, measure_table, read_terms
+from qcompiler.passes.allocate.sensitivity.additive import Link, Setting, choose, fit
 from qcompiler.passes.allocate.sensitivity.curvature import largest_eigenvalue, probe_traces
 from qcompiler.passes.allocate.sensitivity.images import gradient_distance, structural_distance
-from qcompiler.passes.allocate.sensitivity.joint import fit, random_plans
+from qcompiler.passes.allocate.sensitivity.joint import random_plans
 from qcompiler.passes.allocate.sensitivity.method import Place, Subject
 from qcompiler.passes.allocate.sensitivity.proxies import alignment, gram, synaptic_flow
 from qcompiler.passes.allocate.sensitivity.relevance import read_relevance
@@ -142,14 +144,40 @@ def test_sums_of_losses_rank_whole_plans() -> None:
         assert spearman(torch.tensor(sums, dtype=torch.float64), torch.tensor(harms, dtype=torch.float64)) > 0.9
 
 
-def test_a_fit_finds_what_toggling_misses() -> None:
+def additive_harms(true: Tensor, link: Link) -> tuple[list[list[int]], Tensor]:
+    """Random plans, and harms of which the link makes sums of terms: float64 [plans]."""
+    options = tuple(object() for _ in range(true.shape[1]))
+    units = [Unit(f"u{number}", options) for number in range(len(true))]  # pyright: ignore[reportArgumentType]
+    plans = random_plans(units, 200, 0)
+    sums = torch.stack([true[torch.arange(len(true)), torch.tensor(plan)].sum() for plan in plans])
+    return plans, {"logarithm": sums.exp(), "root": sums.square(), "identity": sums}[link]
+
+
+@pytest.mark.parametrize("link", get_args(Link))
+def test_a_fit_finds_what_toggling_misses(link: Link) -> None:
     alone = [torch.tensor([0.1, 1.0], dtype=torch.float64)] * 4
     true = torch.tensor([[0.0, 0.2], [0.0, 2.0], [0.0, 1.0], [0.0, 0.1]], dtype=torch.float64)
-    units = [Unit(f"u{number}", (object(), object())) for number in range(4)]  # pyright: ignore[reportArgumentType]
-    plans = random_plans(units, 200, 0)
-    harms = torch.stack([true[torch.arange(4), torch.tensor(plan)].sum().exp() for plan in plans])
-    found = torch.stack(fit([alone], plans, harms, (0.1,)))
+    plans, harms = additive_harms(true, link)
+    found = torch.stack(fit(alone, plans, harms, Setting(0, link, 0.1), [[(0, 1)]] * 4))
     assert torch.allclose(found[:, 1] - found[:, 0], true[:, 1], atol=0.05)
+
+
+def test_fitted_terms_are_monotone_and_the_rest_makes_up_for_it() -> None:
+    true = torch.tensor([[0.0, -0.5, 1.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    plans, harms = additive_harms(true, "identity")
+    alone = [torch.tensor([0.1, 0.2, 1.0], dtype=torch.float64)] * 2
+    first, second = fit(alone, plans, harms, Setting(0, "identity", 0.1), [[(0, 1), (1, 2), (0, 2)], [(0, 1)]])
+    assert first[0] == first[1]
+    assert float(first[2] - first[0]) == pytest.approx(1.25, abs=0.1)
+    assert float(second[2] - second[0]) == pytest.approx(2.0, abs=0.1)
+
+
+def test_the_toggled_losses_that_rank_left_out_plans_are_chosen() -> None:
+    true = torch.tensor([[0.0, 2.0**-unit] for unit in range(12)], dtype=torch.float64)
+    plans, harms = additive_harms(true, "identity")
+    wrong = list(true.flip(0))
+    for priors, expected in (([wrong, list(true)], 1), ([list(true), wrong], 0)):
+        assert choose(priors, plans[:30], harms[:30], (300.0,)).prior == expected
 
 
 def test_what_no_derivative_passes_is_refused_by_name() -> None:

@@ -183,6 +183,16 @@ def test_a_chain_is_repaired_by_the_least_squares(values: list[float]) -> None:
     assert bool((found.diff() >= 0).all())
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), min_size=1, max_size=6))
+def test_a_weight_counts_as_so_many_equal_values(values: list[tuple[float, int]]) -> None:
+    pairs = [(at, at + 1) for at in range(len(values) - 1)]
+    losses, weights = (torch.tensor(column, dtype=torch.float64) for column in zip(*values, strict=True))
+    wanted = torch.tensor(pooled([value for value, count in values for _ in range(count)]), dtype=torch.float64)
+    places = weights.long().cumsum(0) - 1
+    assert torch.allclose(monotone(losses, pairs, weights), wanted[places], atol=1e-5)
+
+
 def option(name: str, weight: str, activation: str = "") -> Option:
     inputs = {"weight": QuantSpec.parse(weight)} | ({"input": QuantSpec.parse(activation)} if activation else {})
     return Option(name, {"node": Assignment("linear", inputs)})

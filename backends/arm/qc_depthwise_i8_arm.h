@@ -11,6 +11,7 @@
 
 #define QC_PANEL 16    /* channels */
 #define QC_POSITIONS 4 /* that share weights in registers */
+#define QC_BLOCK 8     /* positions that are finished together */
 #define QC_EACH_POSITION(DO) DO(0) DO(1) DO(2) DO(3)
 
 #endif

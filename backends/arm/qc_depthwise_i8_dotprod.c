@@ -37,5 +37,5 @@ QC_INLINE void add_taps(
 #include "qc_depthwise_i8_tile.h"
 
 void qc_depthwise_i8_dotprod(const qc_depthwise_i8_args *args, size_t begin, size_t end) {
-    all_positions(args, begin, end);
+    all_blocks(args, begin, end);
 }

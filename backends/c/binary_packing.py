@@ -95,8 +95,8 @@ def border_corrections(bits: np.ndarray, outside: np.ndarray) -> np.ndarray:
 def sign_thresholds(factor: np.ndarray, bias: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
     """When an affine map of a sum is negative, as a comparison of the sum: `threshold` and `flip` of `gemm_b1`.
 
-    For every whole number t between -terms and terms, (t < threshold) xor flip is float(t) * factor + bias < 0 in float32,
-    product and sum rounded apart: both grow, or both fall, with t, so that the place is found by halving.
+    For every whole number t between -terms and terms, (t < threshold) xor flip is float(t) * factor + bias < 0 in
+    float32, product and sum rounded apart: both grow, or both fall, with t, so that the place is found by halving.
 
     Shapes: factor and bias float32 [N] -> int32 [N], uint8 [N] of 0 and 1.
     """

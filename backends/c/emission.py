@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from qcompiler.backends.c.emit import EMITTERS, KERNELS
 from qcompiler.backends.c.generator import ELEMENTS, Generator
 from qcompiler.backends.c.loops import Computed
@@ -38,7 +36,7 @@ def write_module(program: Program, settings: Settings) -> Module:
         UnsupportedError: for an operator, a dtype or a number format that generated C lacks, naming node and module.
     """
     check_writable(program)
-    generator = Generator(program, sizes_of(program, settings.batch), settings.isa)
+    generator = Generator(program, sizes_of(program, settings.batch), settings.level, {**EMITTERS, **KERNELS})
     names = Names()
     inputs = [_input(generator, node, index, names) for index, node in enumerate(program.inputs)]
     for node in program.nodes:
@@ -53,7 +51,7 @@ def write_module(program: Program, settings: Settings) -> Module:
         tuple(sorted(generator.kernels)),
         bytes(generator.constants),
         size,
-        settings.isa,
+        settings.level,
         settings.dispatched,
         settings.threads,
         headers=("qc_loops.h",),
@@ -97,11 +95,7 @@ def _emit(generator: Generator, node: Node) -> None:
         return
     generator.begin(node, str(node.args[0]) if op == "qc.kernel" else op)
     call = call_of(program, node)
-    table: Mapping[str, object] = KERNELS if op == "qc.kernel" else EMITTERS
-    emitter = table.get(call.op)
-    if emitter is None:
-        raise UnsupportedError(f"generated C has no kernel '{call.op}'", where=f"%{node.name}", step="emit")
-    generator.bind(node, emitter(generator, call))  # pyright: ignore[reportCallIssue]
+    generator.bind(node, generator.emit(call))
 
 
 def call_of(program: Program, node: Node) -> Call:

@@ -76,11 +76,15 @@ class Generator:
         program: at stage lowered.
         sizes: of each symbolic dimension.
         isa: the least that the processor has.
+        emitters: how operators are written, by name.
+        quantized: codes of tensors whose scales are chosen at run time, by the node that chooses.
     """
 
     program: Program
     sizes: Mapping[str, int]
     isa: Isa
+    emitters: Mapping[str, Emitter]
+    quantized: dict[Node | None, Value] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     drafts: list[Draft] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
@@ -222,6 +226,13 @@ class Generator:
     def step(self) -> int:
         """Number of the current layer."""
         return len(self.drafts) - 1
+
+    def emit(self, call: Call) -> Emitted:
+        """Writes an operator into the current layer; raises UnsupportedError for one that generated C lacks."""
+        emitter = self.emitters.get(call.op)
+        if emitter is None:
+            raise UnsupportedError(f"generated C has no '{call.op}'", where=f"%{call.node.name}", step="emit")
+        return emitter(self, call)
 
     def begin(self, node: Node, op: str) -> None:
         """Starts the layer of a node; it is dropped again when it does nothing."""

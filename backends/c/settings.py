@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qcompiler.backends.c.isa import Isa
+from qcompiler.backends.c.toolchain import best_here
 from qcompiler.errors import SpecError
 from qcompiler.target import Target
 
@@ -13,7 +16,7 @@ class Settings(BaseModel):
     """Of generated C.
 
     Args:
-        isa: the least that the processor has.
+        isa: the least that the processor has; `native` is the best that this machine has.
         dispatched: further levels that are taken at run time where the processor has them, best first.
         threads: whether a pool of threads shares the work; without it nothing but math and string is used of libc.
         run_threads: how many threads `artifact(x)` uses on this machine.
@@ -25,14 +28,19 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    isa: Isa = Isa.PORTABLE
+    isa: Isa | Literal["native"] = Isa.PORTABLE
     dispatched: tuple[Isa, ...] = ()
     threads: bool = True
     run_threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     passes: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
-    weight_only: str = Field(default="float", pattern="^(float|int8)$")
+    weight_only: Literal["float", "int8"] = "float"
+
+    @property
+    def level(self) -> Isa:
+        """The least that the processor has."""
+        return best_here() if self.isa == "native" else self.isa
 
 
 def settings_of(target: Target) -> Settings:

@@ -40,7 +40,22 @@ _ZIG_TARGETS: dict[Architecture, str] = {
     "arm64": "aarch64-linux-musl",
     "arm32": "arm-linux-musleabihf",
 }
+_ZIG_FLAGS: dict[Isa, tuple[str, ...]] = {
+    Isa.NEON: ("-mcpu=generic",),
+    Isa.DOTPROD: ("-mcpu=generic+v8_2a+dotprod",),
+    Isa.I8MM: ("-mcpu=generic+v8_2a+dotprod+i8mm",),
+    Isa.NEON32: ("-mcpu=generic+v7a+neon+vfp4",),
+}
+"""Where it writes processors in its own way."""
 _SECONDS = 600
+_AVX2_WORDS = frozenset({"avx2", "fma", "f16c", "bmi2", "popcnt"})
+_AVX512_WORDS = _AVX2_WORDS | {
+    *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi"),
+    *("avx512_vnni", "avx512_vpopcntdq", "avx512_bitalg"),
+}
+_X86_WORDS = {Isa.AMX: _AVX512_WORDS | {"amx_tile", "amx_int8"}, Isa.AVX512: _AVX512_WORDS, Isa.AVX2: _AVX2_WORDS}
+_ARM_WORDS = {Isa.I8MM: frozenset({"i8mm", "asimddp"}), Isa.DOTPROD: frozenset({"asimddp"}), Isa.NEON: frozenset({"asimd"})}
+_PROCESSOR_WORDS = {"x86_64": _X86_WORDS, "aarch64": _ARM_WORDS}
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,12 @@ class Compiler:
     Args:
         command: what is called, with what selects the machine.
         architecture: of the code that it makes.
+        zig: whether it is that of Zig.
     """
 
     command: tuple[str, ...]
     architecture: Architecture
+    zig: bool = False
 
     def compile(self, source: Path, result: Path, isa: Isa, flags: Sequence[str] = ()) -> None:
         """Compiles one file to an object file for one level.
@@ -61,7 +78,8 @@ class Compiler:
         Raises:
             InputError: with the compiler's first error.
         """
-        self._call([*COMMON_FLAGS, *LEVELS[isa].flags, *flags, "-c", str(source), "-o", str(result)], source)
+        level = _ZIG_FLAGS.get(isa, LEVELS[isa].flags) if self.zig else LEVELS[isa].flags
+        self._call([*COMMON_FLAGS, *level, *flags, "-c", str(source), "-o", str(result)], source)
 
     def link(self, objects: Sequence[Path], result: Path, flags: Sequence[str] = ()) -> None:
         """Links object files to a program, or with `-shared` to a library.
@@ -83,7 +101,7 @@ class Compiler:
             lines = done.stderr.splitlines()
             faults = (line for line in lines if "error:" in line or "undefined reference" in line)
             first = next(faults, lines[-1] if lines else "it said nothing")
-            raise InputError(f"{self.command[0]} failed: {first}", where=str(about), step="build")
+            raise InputError(f"{'zig' if self.zig else self.command[0]} failed: {first}", where=str(about), step="build")
 
 
 @cache
@@ -112,7 +130,7 @@ def find_compiler(architecture: Architecture) -> Compiler:
     if importlib.util.find_spec("ziglang") is not None:
         target = None if own else _ZIG_TARGETS.get(architecture)
         chosen = ("-target", target) if target else ()
-        return Compiler((sys.executable, "-m", "ziglang", "cc", *chosen), architecture)
+        return Compiler((sys.executable, "-m", "ziglang", "cc", *chosen), architecture, zig=True)
     raise UnsupportedError(
         f"no C compiler for {architecture} is found",
         mend=f"install {names[0]}, or the package ziglang",
@@ -135,3 +153,14 @@ def find_emulator(architecture: Architecture) -> tuple[str, ...]:
     raise UnsupportedError(
         f"programs for {architecture} do not run here", mend=f"install {_EMULATORS[architecture][0]} (qemu-user-static)"
     )
+
+
+@cache
+def best_here() -> Isa:
+    """The best level that this processor has, as Linux tells it; without Linux, what every such processor has."""
+    try:
+        words = frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        words = frozenset()
+    wanted = _PROCESSOR_WORDS.get(platform.machine(), {})
+    return next((level for level, needs in wanted.items() if needs <= words), Isa.PORTABLE)

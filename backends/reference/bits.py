@@ -1,7 +1,7 @@
 """Linear layers and convolutions over signs.
 
-Formula (q codes 1 and -1, s scales): `total = sum qx * qw` in int32, a zero around an image counts nothing; behind the sum
-  everything is as in `dense`. A result of signs is 1 where the real is not negative, else -1:
+Formula (q codes 1 and -1, s scales): `total = sum qx * qw` in int32, a zero around an image counts nothing; behind the
+  sum everything is as in `dense`. A result of signs is 1 where the real is not negative, else -1:
   `float(total + qb) * (sx * sw)` or `float(total) * (sx * sw) + b`, whose scale does not matter.
 Source: Rastegari et al. 2016, "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks".
 """

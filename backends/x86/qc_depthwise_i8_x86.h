@@ -125,7 +125,7 @@ QC_INLINE void depthwise(const qc_depthwise_i8_args *args, size_t begin, size_t 
         const size_t left = args->channels - channel;
         lane_vectors vectors;
         const qc_epilogue epilogue = in_lanes(&args->epilogue, channel, &vectors);
-        line_part part = {NULL, args->weight + channel / PANEL * PANEL * groups * 4 + channel % PANEL * 4 / 4, &epilogue, qc_limits_of(&epilogue),
+        line_part part = {NULL, args->weight + channel / PANEL * PANEL * groups * 4 + channel % PANEL, &epilogue, qc_limits_of(&epilogue),
                           {begin, 1, 0, left < BLOCK ? left : BLOCK, NULL, args->out_stride * bytes}, 0};
         for (size_t m = begin; m < end; m += part.count) {
             const size_t x = m % args->width, rest = args->width - x;

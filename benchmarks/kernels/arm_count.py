@@ -27,7 +27,10 @@ from qcompiler.errors import UnsupportedError
 from tests.c_harness import Case, kernel_command
 
 Shape = tuple[int, int, int]
-"""Rows, columns and depth of a product."""
+"""Rows, columns and depth of a product; positions, channels and taps of a depthwise one."""
+
+LAYER: Shape = (256, 256, 1152)
+SMALL: Shape = (16, 16, 1152)
 
 PROCESSORS = ("cortex-a55", "neoverse-n1", "neoverse-v1")
 """In order; out of order with two vector pipes (the core of cortex-a76, whose own model llvm lacks); with four."""
@@ -51,8 +54,11 @@ class Entry:
         product: start of the names of the instructions that multiply.
         macs: multiply-accumulates of one of them.
         bound: MAC per instruction of the best loop with its loads, worked out on paper.
+        loop: instructions and MAC of one pass of the inner loop, as the compiler that the table was made with makes it.
         case: rows, columns, depth -> arguments, number of tasks.
         out: field that the kernel writes to.
+        layer: what the table counts.
+        small: enough for the loop to be what runs most.
     """
 
     kernel: str
@@ -61,8 +67,11 @@ class Entry:
     product: str
     macs: int
     bound: float
+    loop: tuple[int, int]
     case: Callable[[int, int, int], tuple[Case, int]]
     out: str = "out"
+    layer: Shape = LAYER
+    small: Shape = SMALL
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,12 @@ def count(entry: Entry, shape: Shape) -> Count:
         loop = _disassembled(disassembler, program, start, end)
     macs = entry.macs * sum(line.startswith(entry.product) for line in loop)
     return Count(sum(times * lengths[at] for at, times in worked.items()), loop, passes, macs)
+
+
+def instructions(command: Sequence[str]) -> int:
+    """All that a program executes under the emulator that starts the command."""
+    times, lengths = _executions(command)
+    return sum(number * lengths[at] for at, number in times.items())
 
 
 def _run(entry: Entry, case: Case, tasks: int, folder: Path) -> tuple[Counter[int], dict[int, int], str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.kernels.arm_count import Entry
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.packing import blocked
-from tests.c_harness import Case
+from tests.c_harness import Case, Value
 
 
 def product(isa: Isa, rows: int, columns: int, depth: int) -> tuple[Case, int]:
@@ -28,6 +30,34 @@ def product(isa: Isa, rows: int, columns: int, depth: int) -> tuple[Case, int]:
         "block_depth": layout.depth,
         "out": np.zeros((rows, columns), dtype=np.int8),
         "out_stride": columns,
+        **_epilogue(random, columns),
+    }
+    return case, rows
+
+
+def depthwise(isa: Isa, positions: int, channels: int, taps: int) -> tuple[Case, int]:
+    """A depthwise convolution, codes to codes, every pixel of its own row of a window."""
+    random = np.random.default_rng(0)
+    layout = MICRO_KERNELS["depthwise_i8"].layout(isa)
+    case: Case = {
+        "input": random.integers(-128, 128, (positions + taps, channels), dtype=np.int8),
+        "width": positions,
+        "inner_stride": channels,
+        "offsets": np.arange(taps, dtype=np.int32) * channels,
+        "weight": blocked(random.integers(-128, 128, (channels, taps), dtype=np.int8), layout),
+        "channels": channels,
+        "taps": taps,
+        "block_columns": layout.columns,
+        "block_depth": layout.depth,
+        "out": np.zeros((positions, channels), dtype=np.int8),
+        "out_stride": channels,
+        **_epilogue(random, channels),
+    }
+    return case, positions
+
+
+def _epilogue(random: np.random.Generator, columns: int) -> dict[str, Value]:
+    return {
         "epilogue.finish": 0,
         "epilogue.bias": random.integers(-(2**16), 2**16, columns, dtype=np.int32),
         "epilogue.factor": np.full(columns, 1e-4, dtype=np.float32),
@@ -35,13 +65,38 @@ def product(isa: Isa, rows: int, columns: int, depth: int) -> tuple[Case, int]:
         "epilogue.low": -128.0,
         "epilogue.high": 127.0,
     }
-    return case, rows
+
+
+def _product(isa: Isa, title: str, name: str, macs: int, bound: float, loop: tuple[int, int]) -> Entry:
+    return Entry("gemm_i8", isa, title, name, macs, bound, loop, partial(product, isa))
+
+
+def _depthwise(isa: Isa, title: str, name: str, macs: int, bound: float, loop: tuple[int, int], taps: int) -> Entry:
+    layer, small = (784, 96, taps), (16, 16, 49)
+    make = partial(depthwise, isa)
+    return Entry("depthwise_i8", isa, title, name, macs, bound, loop, make, layer=layer, small=small)
 
 
 ENTRIES = (
-    Entry("gemm_i8", Isa.NEON, "int8 smull 4x4", "smull", 8, 3.66, lambda *shape: product(Isa.NEON, *shape)),
-    Entry("gemm_i8", Isa.DOTPROD, "int8 sdot 8x8", "sdot", 16, 14.2, lambda *shape: product(Isa.DOTPROD, *shape)),
-    Entry("gemm_i8", Isa.I8MM, "int8 smmla 8x8", "smmla", 32, 25.6, lambda *shape: product(Isa.I8MM, *shape)),
+    _product(Isa.NEON, "int8 smull 4x4", "smull", 8, 3.66, (73, 256)),
+    _product(Isa.DOTPROD, "int8 sdot 8x8", "sdot", 16, 14.2, (79, 1024)),
+    _product(Isa.I8MM, "int8 smmla 8x8", "smmla", 32, 25.6, (44, 1024)),
+    Entry(
+        "gemm_i8",
+        Isa.DOTPROD,
+        "int8 sdot 1x8",
+        "sdot",
+        16,
+        9.8,
+        (15, 128),
+        partial(product, Isa.DOTPROD),
+        layer=(1, 1024, 1152),
+        small=(1, 64, 1152),
+    ),
+    _depthwise(Isa.NEON, "int8 smull 4x16 of 7x7", "smull", 8, 2.51, (58, 128), 49),
+    _depthwise(Isa.DOTPROD, "int8 sdot 4x16 of 7x7", "sdot", 16, 3.66, (74, 256), 49),
+    _depthwise(Isa.NEON, "int8 smull 4x16 of 3x3", "smull", 8, 2.51, (58, 128), 9),
+    _depthwise(Isa.DOTPROD, "int8 sdot 4x16 of 3x3", "sdot", 16, 3.66, (74, 256), 9),
 )
 """Bounds: what multiplies, and its loads in pairs. Without sdot every product is added to 32 bits at once, since two of
 -128 by -128 leave 16 bits: 64 instructions and 6 loads for 256 MAC."""

@@ -158,13 +158,13 @@ def linear() -> Iterator[Contest]:
 
 
 def conv() -> Iterator[Contest]:
-    """Convolutions, codes to codes; ours with the copy of the image inside its border."""
+    """Convolutions, codes to codes; ours of an image that has its border, and with the copy of one that has not."""
     for window in WINDOWS:
         yield _conv_contest("gemm_i8", window)
 
 
 def depthwise() -> Iterator[Contest]:
-    """Depthwise convolutions, codes to codes; ours with the copy of the image inside its border."""
+    """Depthwise convolutions, codes to codes; likewise."""
     for window in DEPTHWISE:
         yield _conv_contest("depthwise_i8", window)
 
@@ -237,12 +237,14 @@ def _conv_contest(kernel: str, window: Window) -> Contest:
     image = random.integers(0, 256, (window.size, window.size, window.channels), dtype=np.uint8)
     weight = random.integers(-127, 128, (window.outputs, window.kernel, window.kernel, depth), dtype=np.int8)
     work = 2.0 * window.out_size**2 * window.outputs * window.kernel**2 * depth
-    ours = {isa.value: _conv_ours(kernel, isa, window, image, weight) for isa in levels_here(kernel)}
+    levels = levels_here(kernel)
+    ours = {isa.value: _conv_ours(kernel, isa, window, image, weight, copied=False) for isa in levels}
+    ours[f"{levels[0].value}, copied"] = _conv_ours(kernel, levels[0], window, image, weight, copied=True)
     peers = {"onnxruntime": _conv_onnx(window, image, weight), "onednn": _conv_torch(window, image, weight)}
     return Contest(kernel, str(window), work, ours, peers | peak(work))
 
 
-def _conv_ours(kernel: str, isa: Isa, window: Window, image: np.ndarray, weight: np.ndarray) -> Run:
+def _conv_ours(kernel: str, isa: Isa, window: Window, image: np.ndarray, weight: np.ndarray, copied: bool) -> Run:
     layout = MICRO_KERNELS[kernel].layout(isa)
     size, channels = window.size, window.channels
     border = window.kernel // 2
@@ -277,8 +279,8 @@ def _conv_ours(kernel: str, isa: Isa, window: Window, image: np.ndarray, weight:
     args.block_columns, args.block_depth = layout.columns, layout.depth
     args.out, args.out_stride, args.epilogue = out.ctypes.data, window.outputs, epilogue
     start = inside.ctypes.data + border * line + border * channels
-    copied = Image(given.ctypes.data, start, size, size * channels, line) if border else None
-    return runner(kernel, isa, args, window.out_size**2, [given, inside, out, offsets, packed, *vectors], copied)
+    copy = Image(given.ctypes.data, start, size, size * channels, line) if border and copied else None
+    return runner(kernel, isa, args, window.out_size**2, [given, inside, out, offsets, packed, *vectors], copy)
 
 
 def _conv_onnx(window: Window, image: np.ndarray, weight: np.ndarray) -> Run:

@@ -10,14 +10,18 @@ import torch
 
 from qcompiler.backends.c.emit import shape as moving
 from qcompiler.backends.c.emit.dense import Grid, grid_of, quantized
+from qcompiler.backends.c.emit.pool import windowed_mean
+from qcompiler.backends.c.emit.reduce import integer_sum
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.loops import Operand as Element
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Value
+from qcompiler.backends.c.value import Buffer, Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand, operand_of
+from qcompiler.backends.reference import pointwise
 from qcompiler.backends.reference.arithmetic import fused_multiply_add
+from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
 
@@ -28,6 +32,9 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     spec = call.type.spec
     if spec is None:
         raise call.unsupported("its result has no spec")
+    chosen = _chosen(call)
+    if chosen in generator.quantized:
+        return generator.quantized[chosen]
     low, high = (float_text(limit + shift) for limit in (spec.format.lowest, spec.format.highest))
     source = generator.operand(call.node_at("x"))
     scale = _parameter(generator, call, "scale", source.shape)
@@ -43,6 +50,14 @@ def quantize(generator: Generator, call: Call) -> Emitted:
         parts.append(zero)
     text = f"qc_place({{0}} / {scale_text}, {zero_text}, {low}, {high})"
     return generator.fused(call.node, Computed(element, source.shape, text, tuple(parts), shift))
+
+
+def _chosen(call: Call) -> Node | None:
+    """The node that chose the scale at run time for the same tensor."""
+    scale = call.raw("scale")
+    source = scale.args[0] if isinstance(scale, Node) and scale.op == "call_function" and scale.args else None
+    same = isinstance(source, Node) and source.args and source.args[0] is call.raw("x")
+    return source if same and isinstance(source, Node) else None
 
 
 def dequantize(generator: Generator, call: Call) -> Emitted:
@@ -64,6 +79,41 @@ def dequantize(generator: Generator, call: Call) -> Emitted:
         text = f"({text}) * {{{len(parts)}}}"
         parts.append(scale)
     return generator.fused(call.node, Computed("float", generator.shape(call.node), text, tuple(parts)))
+
+
+def choose_qparams(generator: Generator, call: Call) -> Emitted:
+    """Scales and zero points of rows, or of a whole tensor; the kernel makes the codes on the way."""
+    spec = call.spec()
+    source = generator.contiguous(generator.operand(call.node_at("x")))
+    shape = source.shape
+    whole = all(size == -1 for size in spec.block)
+    by_row = spec.block[-1] in (-1, shape[-1]) and all(size == 1 for size in spec.block[:-1])
+    if not (whole or by_row) or len(spec.levels) != 1:
+        raise call.unsupported(f"scales of {spec} at run time")
+    rows = 1 if whole else source.count // shape[-1]
+    width = source.count // rows
+    flat = source.reshaped((rows, width)) or source
+    scales = (1,) * len(shape) if whole else (*shape[:-1], 1)
+    element, shift = generator.element(TensorType(torch.float32, (), spec))
+    codes = generator.new(shape, element, None, shift)
+    scale, zero = generator.new(scales, "float"), generator.new(scales, "int32_t", None, shift)
+    symmetric = spec.levels[-1].zero_point == "none"
+    fields: dict[str, str | int] = {
+        "input": generator.pointer(flat),
+        "input_stride": width,
+        "width": width,
+        "symmetric": int(symmetric),
+        "lowest": float_text(spec.format.lowest),
+        "highest": float_text(spec.format.highest),
+        "shift": float_text(shift),
+        "out": generator.pointer(codes),
+        "out_stride": width,
+        "scale": generator.pointer(scale),
+        "zero": generator.pointer(zero),
+    }
+    generator.call("quantize_rows", fields, rows)
+    generator.quantized[call.node] = codes
+    return [scale, zero]
 
 
 def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ...]) -> str | Value | None:
@@ -103,8 +153,6 @@ def _coded(generator: Generator, call: Call, text: str, grid: Grid, parts: tuple
 
 def _grid(generator: Generator, call: Call) -> Grid:
     element, shift = generator.element(call.type)
-    from qcompiler.backends.c.value import Buffer
-
     return grid_of(generator, call, Value(Buffer("arena", 0), element, (), (), 0, shift))
 
 
@@ -181,8 +229,6 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
 
 def table(generator: Generator, call: Call) -> Emitted:
     """An elementwise function as a table of all codes, made by the meaning itself."""
-    from qcompiler.backends.reference import pointwise
-
     operand, grid = quantized(call, 0), _grid(generator, call)
     source = generator.operand(operand.codes)
     codes = torch.arange(256, dtype=torch.float32) - (128 if generator.signed else 0) - source.shift
@@ -211,8 +257,6 @@ def table(generator: Generator, call: Call) -> Emitted:
 
 def average_pool(generator: Generator, call: Call) -> Emitted:
     """`clip(round(mean((q - z) * s) / sy + zy))` over windows."""
-    from qcompiler.backends.c.emit.pool import windowed_mean
-
     operand, grid = quantized(call, 0), _grid(generator, call)
     scale, zero = _static(generator, call, operand)
     source = generator.settled(generator.operand(operand.codes))
@@ -225,8 +269,6 @@ def average_pool(generator: Generator, call: Call) -> Emitted:
 
 def global_mean(generator: Generator, call: Call) -> Emitted:
     """`clip(round(float(sum (q - z)) * (sx / (sy * count))) + zy)`."""
-    from qcompiler.backends.c.emit.reduce import integer_sum
-
     operand, grid = quantized(call, 0), _grid(generator, call)
     scale, zero = _static(generator, call, operand)
     source = generator.settled(generator.operand(operand.codes))
@@ -242,27 +284,19 @@ def global_mean(generator: Generator, call: Call) -> Emitted:
 
 def carry(generator: Generator, call: Call) -> Emitted:
     """An operator that moves codes, written as it would be for reals."""
-    from qcompiler.backends.c.emit import EMITTERS
-
-    inner = inner_call(generator, call)
-    if inner.op not in EMITTERS:
-        raise call.unsupported(f"{inner.op} on codes")
-    moved = EMITTERS[inner.op](generator, inner)
+    moved = generator.emit(inner_call(call))
     spec = call.type.spec
     full = spec is None or (call.number("low") <= spec.format.lowest and call.number("high") >= spec.format.highest)
     return moved if full or isinstance(moved, list) else _limited(generator, call, moved)
 
 
-def inner_call(generator: Generator, call: Call) -> Call:
+def inner_call(call: Call) -> Call:
     """The ATen operator behind a kernel call, on codes."""
-    from qcompiler.ir import ops
-
     op = call.text("op")
     first, *rest = call.inputs
     operand = operand_of(first)
     target = ops.op_target(op)
     bound = ops.bind(target, (operand.codes if operand else first, *rest), {})
-    del generator
     return Call(call.node, op, bound)
 
 
@@ -334,11 +368,6 @@ def _looked_up(
     return out
 
 
-def is_quantized(type_: object) -> bool:
-    """Whether a value holds codes."""
-    return isinstance(type_, TensorType) and type_.spec is not None
-
-
 KERNELS: dict[str, Emitter] = {
     "add": add,
     "mul": mul,
@@ -352,4 +381,8 @@ KERNELS: dict[str, Emitter] = {
     "pad": pad,
     "embedding_weight_only": embedding,
 }
-EMITTERS: dict[str, Emitter] = {"qc.quantize": quantize, "qc.dequantize": dequantize}
+EMITTERS: dict[str, Emitter] = {
+    "qc.quantize": quantize,
+    "qc.dequantize": dequantize,
+    "qc.choose_qparams": choose_qparams,
+}

@@ -364,11 +364,11 @@ def _run_time(generator: Generator, x: Operand, sums: np.ndarray, out: Value) ->
     if x.zero_point is None and not shift:
         return fields
     if x.zero_point is None:
-        zero = Computed("int32_t", (rows,), str(shift), ())
+        zero = generator.settled(Computed("int32_t", (rows,), str(shift), ()))
     else:
-        zero = Computed("int32_t", (rows,), f"{{0}} + {shift}", (_per_row(generator, generator.value(x.zero_point), rows),))
+        zero = _per_row(generator, generator.value(x.zero_point), rows)
     column_sum = generator.constant(padded(sums.astype(np.int32), generator.panel), "int32_t")
-    fields["row_zero"] = generator.pointer(generator.settled(zero))
+    fields["row_zero"] = generator.pointer(zero)
     fields["column_sum"] = generator.pointer(column_sum)
     return fields
 

@@ -18,6 +18,7 @@ ROWS = (
         "qc_gemm_i8.h",
         {
             Isa.PORTABLE: "c/runtime/qc_gemm_i8_portable.c",
+            Isa.AVX2: "x86/qc_gemm_i8_avx2.c",
             Isa.AVX512: "x86/qc_gemm_i8_avx512.c",
             Isa.NEON: "arm/qc_gemm_i8_neon.c",
             Isa.DOTPROD: "arm/qc_gemm_i8_dotprod.c",

@@ -25,4 +25,9 @@ ROWS = (
     portable("depthwise_f32"),
     portable("softmax"),
     portable("norm"),
+    portable("group_norm"),
+    portable("attention"),
+    portable("rotary"),
+    portable("hadamard"),
+    portable("pool_f32"),
 )

@@ -28,7 +28,8 @@ QC_INLINE void qc_product(const float *const *a, const float *b, size_t b_row, s
                           float *const *c, size_t at, size_t columns, size_t rows, size_t panels) {
     qc_lanes sum[4][QC_WIDE];
     QC_UNROLL for (size_t r = 0; r < rows; ++r) {
-        QC_UNROLL for (size_t p = 0; p < panels; ++p) sum[r][p] = qc_load(c[r] + at + p * QC_LANES);
+        QC_UNROLL for (size_t p = 0; p < panels; ++p)
+            sum[r][p] = columns < QC_LANES ? qc_load_some(c[r] + at, columns, 0.0f) : qc_load(c[r] + at + p * QC_LANES);
     }
     for (size_t k = 0; k < depth; ++k) {
         qc_lanes w[QC_WIDE];

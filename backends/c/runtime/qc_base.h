@@ -27,10 +27,14 @@ typedef uint8_t qc_act;
 typedef int8_t qc_act;
 #endif
 
-/* Nearest whole number, halves to even, of a float between -2^22 and 2^22; the processor's own rounding elsewhere. */
+/* Nearest whole number, halves to even. Without an instruction for it: adding 1.5 * 2^23 makes the unit the last bit. */
 static inline float qc_round(float x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: the last bit of the sum is the unit */
+#if defined(__SSE4_1__) || defined(__aarch64__)
+    return rintf(x);
+#else
+    const float magic = 12582912.0f;
     return x < 4194304.0f && x > -4194304.0f ? (x + magic) - magic : rintf(x);
+#endif
 }
 
 /* clip(round(steps) + zero_point): `low` and `high` are whole numbers with `zero_point` inside. */
