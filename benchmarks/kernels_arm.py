@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels_arm [--families int8,...]
 
-Whole layers, packing of activations and making of results included, under qemu-user; how instructions are counted stands
-in benchmarks/kernels/arm_count.py. `bound`, `loop` and `layer` are MAC per instruction; the columns of processors are
-MAC per cycle of the loop by llvm-mca, and are empty when no llvm-mca that knows them is found.
+Whole layers, packing of activations and making of results included, under qemu-user; how instructions are counted
+stands in benchmarks/kernels/arm_count.py. `bound`, `loop` and `layer` are MAC per instruction; the columns of
+processors are MAC per cycle of the loop by llvm-mca, and are empty when no llvm-mca that knows them is found.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from collections.abc import Mapping
 from math import prod
 
 from benchmarks.common import print_table, write_results
-from benchmarks.kernels import arm_int8
+from benchmarks.kernels import arm_binary, arm_floats, arm_int8, arm_low_bit
 from benchmarks.kernels.arm_count import PROCESSORS, Entry, count, cycles, find_simulator
 from qcompiler.errors import UnsupportedError
 
-FAMILIES: Mapping[str, tuple[Entry, ...]] = {"int8": arm_int8.ENTRIES}
+FAMILIES: Mapping[str, tuple[Entry, ...]] = {
+    "int8": arm_int8.ENTRIES,
+    "low_bit": arm_low_bit.ENTRIES,
+    "binary": arm_binary.ENTRIES,
+    "floats": arm_floats.ENTRIES,
+}
 
 
 def measure(entry: Entry, simulated: bool) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels_cpu [--families gemm,conv] [--rounds 21] [--only TEXT]
 
-All ways to do one piece of work run in turns in one process; figures are GOP/s (a multiply-accumulate is two operations)
-by CPU time of the thread, medians; the columns `x PEER` say how much faster our best level is, medians of the ratio in a
-round.
+All ways to do one piece of work run in turns in one process; figures are GOP/s (a multiply-accumulate is two
+operations) by CPU time of the thread, medians; the columns `x PEER` say how much faster our best level is, medians of
+the ratio in a round.
 """
 
 from __future__ import annotations
@@ -15,15 +15,23 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from benchmarks.common import print_table, write_results
-from benchmarks.kernels import int8, low_bit
+from benchmarks.kernels import binary, floats, int8, low_bit
 from benchmarks.kernels.common import Contest, compete
 
 FAMILIES: Mapping[str, Callable[[], Iterator[Contest]]] = {
     "gemm": int8.linear,
     "conv": int8.conv,
     "depthwise": int8.depthwise,
+    "binary": binary.linear,
+    "binary conv": binary.conv,
+    "planes": binary.planes,
     "wna8": low_bit.integers,
     "wnf32": low_bit.floats,
+    "gemm f32": floats.linear,
+    "conv f32": floats.conv,
+    "depthwise f32": floats.depthwise,
+    "rows": floats.rows,
+    "attention": floats.attention,
 }
 
 

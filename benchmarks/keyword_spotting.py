@@ -38,7 +38,8 @@ _REALS_BIASED = 2
 _PLAIN = """
 #include <stdlib.h>
 enum {{ FRAMES = {frames}, CHANNELS = {channels}, KERNEL = {kernel}, WIDTH = FRAMES + KERNEL - 1 }};
-static float x[CHANNELS][WIDTH], w[CHANNELS][CHANNELS][KERNEL], bias[CHANNELS], y[CHANNELS][FRAMES];
+/* Not static: the compiler must not know what they hold. */
+float x[CHANNELS][WIDTH], w[CHANNELS][CHANNELS][KERNEL], bias[CHANNELS], y[CHANNELS][FRAMES];
 
 __attribute__((noinline)) static void layer(int outputs) {{
     for (int o = 0; o < outputs; ++o) {{
@@ -127,7 +128,8 @@ def float_case() -> Case:
     weight = random.standard_normal((CHANNELS, 1, TERMS)).astype(np.float32)
     return {
         "input": random.standard_normal((FRAMES + KERNEL - 1, CHANNELS)).astype(np.float32),
-        "input_stride": CHANNELS,
+        "width": FRAMES,
+        "inner_stride": CHANNELS,
         "weight": blocked(weight, MICRO_KERNELS["gemm_f32"].layout(Isa.NEON)),
         "columns": CHANNELS,
         "taps": 1,

@@ -197,7 +197,7 @@ def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], outs: tuple
     version = row.versions(isa)[0]
     compiler = find_compiler(LEVELS[isa].architecture)
     find_emulator(LEVELS[isa].architecture)
-    if not runs_here(isa):
+    if not runs_here(isa) and not _emulated(isa):
         raise UnsupportedError(f"this processor has no {isa.value}")
     folder = Path(tempfile.mkdtemp(prefix="qc_kernel_"))
     fields = "\n".join(f"        {_field(key, kind, outs)}" for key, kind in keys)
@@ -213,9 +213,9 @@ def _program(name: str, isa: Isa, keys: tuple[tuple[str, str], ...], outs: tuple
     )
     (folder / "main.c").write_text(text)
     include = (f"-I{INCLUDE}",)
-    checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()
+    checks = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all") if sanitize else ()
     compiler.compile(folder / "main.c", folder / "main.o", isa, (*include, *checks))
-    compiler.compile(row.source(isa), folder / "kernel.o", isa, (*include, *checks, *WARNINGS))
+    compiler.compile(row.source(isa), folder / "kernel.o", isa, (*include, *checks, *_emulated(isa), *WARNINGS))
     compiler.link([folder / "main.o", folder / "kernel.o"], folder / "program", checks or ("-static",))
     return folder / "program"
 
@@ -228,3 +228,10 @@ def runs_here(isa: Isa) -> bool:
     flags = Path("/proc/cpuinfo").read_text().split()
     wanted = {Isa.AVX2: "avx2", Isa.AVX512: "avx512_vnni", Isa.AMX: "amx_int8"}
     return wanted[isa] in flags
+
+
+def _emulated(isa: Isa) -> tuple[str, ...]:
+    """What a kernel is compiled with to run on this processor nevertheless: AMX without its tiles is AVX-512."""
+    if isa is not Isa.AMX or runs_here(isa) or not runs_here(Isa.AVX512):
+        return ()
+    return ("-include", str(Path(__file__).parent / "c_amx_shim.h"))

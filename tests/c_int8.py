@@ -1,4 +1,4 @@
-"""Epilogues of the integer kernels of generated C: arguments for tests, and what numpy says they make of integer sums."""
+"""Epilogues of the integer kernels of generated C: arguments for tests, and what numpy makes of integer sums."""
 
 from __future__ import annotations
 

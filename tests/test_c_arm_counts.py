@@ -32,9 +32,11 @@ def counted(entry: Entry) -> Count:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.kernel} {entry.isa.value} {entry.title}")
-def test_the_inner_loop_is_the_stated_one(entry: Entry) -> None:
+def test_the_inner_loop_has_no_more_instructions_than_stated(entry: Entry) -> None:
     found = counted(entry)
-    assert (len(found.loop), found.loop_macs) == entry.loop, "\n".join(found.loop)
+    instructions, macs = entry.loop
+    assert found.loop_macs == macs
+    assert len(found.loop) <= instructions, "\n".join(found.loop)
     assert found.passes * found.loop_macs <= prod(entry.small) < found.instructions * entry.bound
 
 

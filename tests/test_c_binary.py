@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from qcompiler.backends.c.binary_packing import (
 from qcompiler.backends.c.isa import LEVELS, Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked
+from qcompiler.backends.reference.arithmetic import fused_multiply_add
 from tests.c_harness import Case, run_kernel
 
 KERNEL = MICRO_KERNELS["gemm_b1"]
@@ -132,18 +134,32 @@ def with_threshold(case: dict[str, object], sums: np.ndarray, seed: int) -> np.n
     return expected
 
 
-@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
-@given(shape=shapes(), finish=st.sampled_from(range(6)), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
-def test_equals_its_meaning(isa: Isa, shape: tuple[int, int, int, int], finish: int, seed: int) -> None:
+def case_of(isa: Isa, shape: tuple[int, int, int, int], finish: int, seed: int) -> tuple[Case, np.ndarray]:
+    """Arguments and what is expected, in the first columns of the result."""
     case, sums = make_case(KERNEL.layout(isa), shape, seed)
     if finish == SIGNS:
         expected = with_threshold(case, sums, seed)
     else:
         expected = with_epilogue(isa, case, sums, finish, seed)
-    (found,) = run_kernel("gemm_b1", isa, [case], [(0, shape[0])])  # pyright: ignore[reportArgumentType]
-    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected)
-    assert not found[:, expected.shape[1] :].any()
+    return case, expected  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+@given(drawn=st.lists(shapes(), min_size=4, max_size=4), finish=st.sampled_from(range(6)), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=10)
+def test_equals_its_meaning(isa: Isa, drawn: list[tuple[int, int, int, int]], finish: int, seed: int) -> None:
+    pairs = [case_of(isa, shape, finish, seed + i) for i, shape in enumerate(drawn)]
+    found = run_kernel("gemm_b1", isa, [case for case, _ in pairs], [(0, shape[0]) for shape in drawn])
+    for result, (_, expected) in zip(found, pairs, strict=True):
+        np.testing.assert_array_equal(result[:, : expected.shape[1]], expected)
+        assert not result[:, expected.shape[1] :].any()
+
+
+@pytest.mark.parametrize("isa", [Isa.PORTABLE, Isa.AVX2, Isa.AVX512], ids=lambda isa: isa.value)
+def test_nothing_outside_is_touched(isa: Isa) -> None:
+    case, expected = case_of(isa, (11, 70, 3, 65), SIGNS, 1)
+    (found,) = run_kernel("gemm_b1", isa, [case], [(0, 11)], sanitize=True)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_portable_reads_the_layout_of_every_level() -> None:
@@ -156,9 +172,8 @@ def test_portable_reads_the_layout_of_every_level() -> None:
 
 @pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
 def test_a_range_of_rows_writes_no_other(isa: Isa) -> None:
-    case, sums = make_case(KERNEL.layout(isa), (20, 70, 1, 96), 3)
-    expected = with_epilogue(isa, case, sums, INT32, 3)
-    (found,) = run_kernel("gemm_b1", isa, [case], [(6, 17)])  # pyright: ignore[reportArgumentType]
+    case, expected = case_of(isa, (20, 70, 1, 96), INT32, 3)
+    (found,) = run_kernel("gemm_b1", isa, [case], [(6, 17)])
     np.testing.assert_array_equal(found[6:17, :70], expected[6:17])
     assert not found[:6].any()
     assert not found[17:].any()
@@ -168,32 +183,18 @@ def test_a_range_of_rows_writes_no_other(isa: Isa) -> None:
 @pytest.mark.parametrize("differ", [0, 1])
 def test_the_longest_sum_is_counted(isa: Isa, differ: int) -> None:
     layout = KERNEL.layout(isa)
-    weight = np.ones((5, 8, 4096), np.int64)
-    pixels = bit_rows(np.full((2, 8 * 4096), 1 - differ))
-    case: Case = {
-        "input": pixels,
-        "width": 2,
-        "inner_stride": pixels.shape[1],
-        "offsets": np.arange(8, dtype=np.int32) * 512,
-        "weight": packed_signs(weight, layout),
-        "columns": 5,
-        "taps": 8,
-        "depth": 4096,
-        "block_columns": layout.columns,
-        "block_depth": layout.depth,
-        "chained": int(chained(layout)),
-        "out": np.zeros((2, 5), np.int32),
-        "out_stride": 5,
-        "epilogue.finish": INT32,
-        "epilogue.bias": np.zeros(8, np.int32),
-    }
-    (found,) = run_kernel("gemm_b1", isa, [case], [(0, 2)])
-    np.testing.assert_array_equal(found, np.full((2, 5), 32768 * (1 - 2 * differ)))
+    case, _ = make_case(layout, (2, 5, 8, 4096), 0)
+    case["input"] = np.full_like(case["input"], 0 if differ else 255)
+    case["weight"] = packed_signs(np.ones((5, 8, 4096), np.int64), layout)
+    case["correction"] = np.zeros_like(case["correction"])
+    expected = with_epilogue(isa, case, np.full((2, 5), 32768 * (1 - 2 * differ)), INT32, 0)
+    (found,) = run_kernel("gemm_b1", isa, [case], [(0, 2)])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(found[:, :5], expected)
 
 
 @pytest.mark.parametrize("isa", list(MICRO_KERNELS["pack_bits"].variants), ids=lambda isa: isa.value)
 @given(rows=st.integers(1, 5), channels=st.integers(1, 200), codes=st.booleans(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 def test_activations_become_signs(isa: Isa, rows: int, channels: int, codes: bool, seed: int) -> None:
     random = np.random.default_rng(seed)
     info = np.iinfo(act_dtype(isa))
@@ -209,7 +210,7 @@ def test_activations_become_signs(isa: Isa, rows: int, channels: int, codes: boo
     expected = bit_rows((x[:, :channels] < threshold) ^ flip.astype(bool))
     out = np.full(expected.shape, 255, np.uint8)
     case = given_ | {"stride": channels + 3, "channels": channels, "flip": bit_rows(flip)}
-    case |= {"out": out, "out_stride": out.shape[1]}
+    case |= {"out": out, "out_stride": bit_rows(flip).nbytes}
     (found,) = run_kernel("pack_bits", isa, [case], [(0, rows)])
     np.testing.assert_array_equal(found, expected)
 
@@ -266,7 +267,7 @@ def make_planes(
     planes=plane_cases(),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_planes_add_up_to_a_product_of_numbers(
     isa: Isa, shape: tuple[int, int, int], planes: dict[str, int], seed: int
 ) -> None:
@@ -281,7 +282,7 @@ def test_planes_add_up_to_a_product_of_numbers(
 
 @pytest.mark.parametrize("isa", list(MICRO_KERNELS["gemm_bits"].variants), ids=lambda isa: isa.value)
 @given(planes=plane_cases(), columns=st.integers(1, 40), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=6)
 def test_planes_of_signs_have_factors_in_float(isa: Isa, planes: dict[str, int], columns: int, seed: int) -> None:
     rows, random = 5, np.random.default_rng(seed)
     case, sums = make_planes(isa, (rows, columns, 100), planes | {"input_signs": 1, "weight_signs": 1}, seed)
@@ -289,14 +290,13 @@ def test_planes_of_signs_have_factors_in_float(isa: Isa, planes: dict[str, int],
     input_scale, bias = (random.standard_normal(size).astype(np.float32) for size in (4, columns))
     case |= {"out": np.zeros((rows, columns), np.float32), "weight_scale": scale, "epilogue.finish": REALS_BIASED}
     case |= {"epilogue.float_bias": bias, **{f"input_scale[{j}]": float(input_scale[j]) for j in range(4)}}
-    real = np.zeros((rows, columns), np.float32)
+    real = torch.zeros(rows, columns)
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):
-            # The product of a whole number and a float32 is exact in float64, and the sum all but never rounds twice.
-            factor = (scale[i, :columns] * input_scale[j]).astype(np.float64)
-            real = (sums[i, j] * factor + real).astype(np.float32)
+            factor = torch.from_numpy(scale[i, :columns] * input_scale[j])
+            real = fused_multiply_add(torch.from_numpy(sums[i, j]).float(), factor, real)
     (found,) = run_kernel("gemm_bits", isa, [case], [(0, rows)])  # pyright: ignore[reportArgumentType]
-    np.testing.assert_array_equal(found, real + bias)
+    np.testing.assert_array_equal(found, real.numpy() + bias)
 
 
 @given(seed=st.integers(0, 99))

@@ -14,8 +14,8 @@ from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked
 from qcompiler.backends.c.packing import blocked, depthwise_taps
-from tests.c_harness import Case, Value, run_kernel
-from tests.c_int8 import FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
+from tests.c_harness import Case, run_kernel
+from tests.c_int8 import CODES, FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
 
 KERNEL = MICRO_KERNELS["depthwise_i8"]
 
@@ -122,3 +122,13 @@ def test_windows_of_an_image(
     (found,) = run_kernel("depthwise_i8", isa, [case], [(0, place.positions)])
     expected = sums.permute(1, 2, 0).reshape(-1, channels).numpy().astype(np.int64)
     np.testing.assert_array_equal(found, finished(case, expected))
+
+
+@pytest.mark.parametrize("isa", [Isa.PORTABLE, Isa.AVX512], ids=lambda isa: isa.value)
+def test_stays_inside_its_memory(isa: Isa) -> None:
+    layout = KERNEL.layout(isa)
+    pairs = [scattered(isa, layout, shape, CODES, 1) for shape in ((1, 5, 9), (7, 70, 25), (9, 130, 1), (3, 32, 4))]
+    tasks = [(0, sums.shape[0]) for _, sums in pairs]
+    results = run_kernel("depthwise_i8", isa, [case for case, _ in pairs], tasks, sanitize=True)
+    for (case, sums), found in zip(pairs, results, strict=True):
+        np.testing.assert_array_equal(found, finished(case, sums))

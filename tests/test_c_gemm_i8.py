@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.packing import blocked, unblocked
 from tests.c_harness import Case, Value, run_kernel
-from tests.c_int8 import FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
+from tests.c_int8 import CODES, FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
 
 KERNEL = MICRO_KERNELS["gemm_i8"]
 
@@ -77,6 +78,42 @@ def test_packing_is_a_permutation_with_zeros(shape: tuple[int, int, int, int], c
     packed = blocked(codes, layout)
     np.testing.assert_array_equal(unblocked(packed, layout, codes.shape), codes)
     assert np.count_nonzero(packed) == np.count_nonzero(codes)
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+@pytest.mark.parametrize(("channels", "size", "stride"), [(3, 3, 2), (3, 7, 2), (16, 3, 1)])
+def test_rows_of_a_window_are_taps(isa: Isa, channels: int, size: int, stride: int) -> None:
+    columns, height, width = 24, 11, 13
+    random = np.random.default_rng(size)
+    info = np.iinfo(act_dtype(isa))
+    image = random.integers(info.min, info.max + 1, (height, width, channels), dtype=act_dtype(isa))
+    weight = random.integers(-128, 128, (columns, size, size, channels), dtype=np.int8)
+    given = torch.from_numpy(image).double().permute(2, 0, 1)[None]
+    sums = torch.conv2d(given, torch.from_numpy(weight).double().permute(0, 3, 1, 2), None, stride)[0]
+    rows = sums[0].numel()
+    case, _ = make_case(isa, (rows, columns, size, size * channels), INT32, 0)
+    changed: Case = {
+        **case,
+        "input": image,
+        "width": sums.shape[2],
+        "inner_stride": stride * channels,
+        "outer_stride": stride * width * channels,
+        "offsets": np.arange(size, dtype=np.int32) * (width * channels),
+        "weight": blocked(weight.reshape(columns, size, -1), KERNEL.layout(isa)),
+    }
+    (found,) = run_kernel("gemm_i8", isa, [changed], [(0, rows)])
+    expected = sums.permute(1, 2, 0).reshape(rows, columns).numpy().astype(np.int64)
+    np.testing.assert_array_equal(found, finished(changed, expected))
+
+
+@pytest.mark.parametrize("isa", [Isa.PORTABLE, Isa.AVX512, Isa.AMX], ids=lambda isa: isa.value)
+def test_stays_inside_its_memory(isa: Isa) -> None:
+    shapes = ((1, 17, 1, 5), (3, 70, 3, 30), (37, 33, 2, 67), (50, 5, 1, 1))
+    pairs = [make_case(isa, shape, CODES, 1) for shape in shapes]
+    tasks = [(0, sums.shape[0]) for _, sums in pairs]
+    results = run_kernel("gemm_i8", isa, [case for case, _ in pairs], tasks, sanitize=True)
+    for (case, sums), found in zip(pairs, results, strict=True):
+        np.testing.assert_array_equal(found, finished(case, sums))
 
 
 @pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.backends.c.isa import Isa
+from qcompiler.backends.reference import MEANINGS
 from qcompiler.backends.reference.weights import blocked
 from qcompiler.spec import QuantSpec, block_reduce, choose_qparams, quantize
+from tests.c_floats import WINDOWS, Shape, Window
 from tests.c_harness import Case, run_kernel, run_kernel_fields
 
 LEVELS = (Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.NEON, Isa.NEON32)
@@ -114,6 +116,53 @@ def test_a_range_beyond_the_largest_float_is_quantized() -> None:
     x = np.array([[3e38, -3e38, 0]], np.float32)
     (found,) = run_kernel("quantize_rows", Isa.PORTABLE, [row_case(QuantSpec.parse(SPECS[1]), x, 0)], [(0, 1)])
     np.testing.assert_array_equal(found, [[255, 0, 128]])
+
+
+POOLS = ("carry", "average_pool", "global_mean")
+
+
+def pool_case(isa: Isa, kind: int, channels: int, image: Shape, window: Window) -> tuple[Case, np.ndarray]:
+    """Windows over two images, and the codes that the meaning gives, as stored."""
+    dtype = np.int8 if isa in (Isa.NEON, Isa.NEON32) else np.uint8
+    info, random = np.iinfo(dtype), np.random.default_rng(channels)
+    x = random.integers(info.min, info.max + 1, (2, *image, channels), dtype=dtype)
+    scale, zero, result = torch.tensor(0.03), torch.tensor(float(info.min + 100)), torch.tensor(0.021)
+    given = [torch.from_numpy(x).float().permute(0, 3, 1, 2), scale, zero]
+    options = {"result": [result, zero + 7], "low": float(info.min + 3), "high": float(info.max - 5)}
+    if kind == POOLS.index("global_mean"):
+        window = Window(image)
+        meaning = MEANINGS["global_mean"](given, [2, 3], True, op="aten.mean.dim", **options)
+    elif kind == POOLS.index("average_pool"):
+        meaning = MEANINGS["average_pool"](given, *window.arguments(), False, False, op="aten.avg_pool2d", **options)
+    else:
+        meaning = MEANINGS["carry"](given, *window.arguments(), window.dilation, op="aten.max_pool2d", **options)
+    assert isinstance(meaning, torch.Tensor)
+    out = meaning.permute(0, 2, 3, 1).contiguous().numpy()
+    case: Case = {
+        "input": x,
+        **window.fields(image, out.shape[1:3], channels),
+        "channels": channels,
+        "kind": kind,
+        "input_zero": float(zero),
+        "input_scale": float(scale),
+        "scale": float(result),
+        "factor": float(scale / (result * float(image[0] * image[1]))),
+        "zero_point": float(zero + 7),
+        "low": options["low"],
+        "high": options["high"],
+        "out": np.zeros(out.shape, dtype),
+        "out_stride": channels,
+    }
+    return case, out
+
+
+@every_level
+@pytest.mark.parametrize("kind", range(len(POOLS)), ids=POOLS)
+def test_pools_of_codes_equal_their_meaning(isa: Isa, kind: int) -> None:
+    cases = [pool_case(isa, kind, channels, *place) for channels, place in zip((1, 20, 130, 64), WINDOWS, strict=True)]
+    tasks = [(0, expected.size // expected.shape[-1]) for _, expected in cases]
+    for found, (_, expected) in zip(run_kernel("pool_i8", isa, [case for case, _ in cases], tasks), cases, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["quantize_rows", "quantize_blocks"])

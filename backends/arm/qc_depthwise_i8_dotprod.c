@@ -34,6 +34,22 @@ QC_INLINE void add_taps(
     QC_EACH_POSITION(QC_POSITION)
 }
 
+QC_INLINE qc_four load_column(const int8_t *pixel, const int32_t *at) {
+    const int8x16_t a = vld1q_s8(pixel + at[0]), b = vld1q_s8(pixel + at[1]);
+    const int8x16_t c = vld1q_s8(pixel + at[2]), d = vld1q_s8(pixel + at[3]);
+    const int16x8_t low[2] = {vreinterpretq_s16_s8(vzip1q_s8(a, b)), vreinterpretq_s16_s8(vzip1q_s8(c, d))};
+    const int16x8_t high[2] = {vreinterpretq_s16_s8(vzip2q_s8(a, b)), vreinterpretq_s16_s8(vzip2q_s8(c, d))};
+    return (qc_four){
+        {vreinterpretq_s8_s16(vzip1q_s16(low[0], low[1])), vreinterpretq_s8_s16(vzip2q_s16(low[0], low[1])),
+         vreinterpretq_s8_s16(vzip1q_s16(high[0], high[1])), vreinterpretq_s8_s16(vzip2q_s16(high[0], high[1]))}};
+}
+
+QC_INLINE qc_sums add_column(qc_sums sum, qc_four column, qc_four weight) {
+    return (qc_sums){
+        {vdotq_s32(sum.v[0], column.v[0], weight.v[0]), vdotq_s32(sum.v[1], column.v[1], weight.v[1]),
+         vdotq_s32(sum.v[2], column.v[2], weight.v[2]), vdotq_s32(sum.v[3], column.v[3], weight.v[3])}};
+}
+
 #include "qc_depthwise_i8_tile.h"
 
 void qc_depthwise_i8_dotprod(const qc_depthwise_i8_args *args, size_t begin, size_t end) {

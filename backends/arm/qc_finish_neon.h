@@ -46,6 +46,18 @@ QC_FINISH_INLINE float32x4_t qc_finish_real(
     return finish == QC_REALS_BIASED || finish == QC_CODES_BIASED ? vaddq_f32(real, c.float_bias) : real;
 }
 
+QC_FINISH_INLINE qc_finish_limits qc_finish_limits_of(const qc_epilogue *e) {
+    return (qc_finish_limits){
+        vdupq_n_s16((int16_t)e->zero_point), vdup_n_s8((int8_t)e->low), vdup_n_s8((int8_t)e->high),
+        vdupq_n_f32(e->scale)};
+}
+
+/* Eight codes before they are clipped. */
+QC_FINISH_INLINE int16x8_t qc_finish_place(const qc_finish_limits *limits, const float32x4_t steps[2]) {
+    int16x4_t left = vqmovn_s32(vcvtnq_s32_f32(steps[0]));
+    return vqaddq_s16(vqmovn_high_s32(left, vcvtnq_s32_f32(steps[1])), limits->zero_point);
+}
+
 /* One row; `out` holds eight elements. */
 QC_FINISH_INLINE void qc_finish_row(
     const qc_epilogue *e, const qc_finish_columns c[2], const qc_finish_limits *limits, const int32_t sums[8],
@@ -68,18 +80,36 @@ QC_FINISH_INLINE void qc_finish_row(
         reals[0] = vdivq_f32(reals[0], limits->scale);
         reals[1] = vdivq_f32(reals[1], limits->scale);
     }
-    int16x8_t steps = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(reals[0])), vqmovn_s32(vcvtnq_s32_f32(reals[1])));
-    int8x8_t codes = vqmovn_s16(vqaddq_s16(steps, limits->zero_point));
-    vst1_s8((int8_t *)out, vmin_s8(vmax_s8(codes, limits->low), limits->high));
+    vst1_s8((int8_t *)out, vmin_s8(vmax_s8(vqmovn_s16(qc_finish_place(limits, reals)), limits->low), limits->high));
+}
+
+/* Codes of eight rows from int32 sums and factors of columns alone, which is what most layers need: two rows are clipped
+ * at a time. */
+QC_FINISH_INLINE void qc_finish_eight(
+    const qc_epilogue *e, const int32_t sums[8][8], size_t column, int8_t *out, size_t stride) {
+    const qc_finish_columns c[2] = {qc_finish_load(e, column), qc_finish_load(e, column + 4)};
+    const qc_finish_limits limits = qc_finish_limits_of(e);
+    const int8x16_t low = vcombine_s8(limits.low, limits.low), high = vcombine_s8(limits.high, limits.high);
+    for (size_t r = 0; r < 8; r += 2, out += 2 * stride) {
+        int16x8_t codes[2];
+        for (size_t i = 0; i < 2; ++i) {
+            const float32x4_t reals[2] = {
+                qc_finish_real(e, c[0], qc_finish_total(e, c[0], vld1q_s32(sums[r + i]), 0, 0), 0, QC_CODES, 0),
+                qc_finish_real(e, c[1], qc_finish_total(e, c[1], vld1q_s32(sums[r + i] + 4), 0, 0), 0, QC_CODES, 0)};
+            codes[i] = qc_finish_place(&limits, reals);
+        }
+        const int8x16_t both = vqmovn_high_s16(vqmovn_s16(codes[0]), codes[1]);
+        const int8x16_t clipped = vminq_s8(vmaxq_s8(both, low), high);
+        vst1_s8(out, vget_low_s8(clipped));
+        vst1_s8(out + stride, vget_high_s8(clipped));
+    }
 }
 
 QC_FINISH_INLINE void qc_finish_rows(
     const qc_epilogue *e, const int32_t sums[][8], size_t rows, size_t row, size_t column, char *out, size_t step,
     const qc_finish finish, const int by_row) {
     const qc_finish_columns c[2] = {qc_finish_load(e, column), qc_finish_load(e, column + 4)};
-    const qc_finish_limits limits = {
-        vdupq_n_s16((int16_t)e->zero_point), vdup_n_s8((int8_t)e->low), vdup_n_s8((int8_t)e->high),
-        vdupq_n_f32(e->scale)};
+    const qc_finish_limits limits = qc_finish_limits_of(e);
     for (size_t r = 0; r < rows; ++r, out += step)
         qc_finish_row(e, c, &limits, sums[r], row + r, out, finish, by_row);
 }
@@ -97,6 +127,10 @@ QC_FINISH_INLINE void qc_finish_rows(
 static __attribute__((noinline, unused)) void qc_finish_tile(
     const qc_epilogue *e, const int32_t sums[][8], size_t rows, size_t row, size_t column, size_t count, void *result,
     size_t stride) {
+    if (rows == 8 && count == 8 && e->finish == QC_CODES && !e->row_scale && !e->row_zero) {
+        qc_finish_eight(e, sums, column, (int8_t *)result, stride);
+        return;
+    }
     const size_t bytes = qc_result_bytes(e->finish);
     float part[8][8]; /* for columns that do not fill it */
     char *out = count == 8 ? (char *)result : (char *)part;

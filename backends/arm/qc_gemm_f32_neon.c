@@ -37,10 +37,13 @@ QC_INLINE void qc_tile(const qc_gemm_f32_args *args, size_t m, size_t n, size_t 
         const float32x4_t start = args->bias ? vld1q_f32(args->bias + n + 4 * q) : vdupq_n_f32(0.0f);
         QC_UNROLL for (size_t r = 0; r < rows; ++r) sum[r][q] = start;
     }
+    const float *row[QC_ROWS];
+    QC_UNROLL for (size_t r = 0; r < rows; ++r) row[r] = qc_gemm_f32_row(args, m + r);
     for (size_t t = 0; t < args->taps; ++t) {
         const float *a[QC_ROWS];
+        const ptrdiff_t offset = args->offsets ? args->offsets[t] : 0;
         size_t k = 0;
-        QC_UNROLL for (size_t r = 0; r < rows; ++r) a[r] = qc_gemm_f32_row(args, m + r, t);
+        QC_UNROLL for (size_t r = 0; r < rows; ++r) a[r] = row[r] + offset;
         for (; k + 4 <= args->depth; k += 4) {
             QC_UNROLL for (size_t r = 0; r < rows; ++r) x[r] = vld1q_f32(a[r] + k);
             QC_TERM(0)

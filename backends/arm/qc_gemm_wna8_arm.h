@@ -6,6 +6,8 @@
 
 #include "qc_low_bit.h"
 
+#define QC_CHUNK 16
+
 typedef int32x4_t ints;
 typedef float32x4_t reals;
 
@@ -52,11 +54,13 @@ QC_INLINE uint8x16_t field(uint8x16_t x, int from, int bits) {
 
 /* Half v of the codes of one run of a chunk: 4 outputs by 4 inputs. */
 QC_INLINE int8x16_t codes_of(const uint8_t *chunk, unsigned bits, int run, int v) {
-    const int each = bits == 3 ? 2 : 8 / (int)bits;
+    const int each = bits == 3 ? 2 : bits > 4 ? 1 : 8 / (int)bits;
     const uint8_t *at = chunk + 16 * v;
     uint8x16_t codes;
     if (bits == 8) {
         codes = veorq_u8(vld1q_u8(at + run * 32), vdupq_n_u8(128));
+    } else if (bits > 4) {
+        codes = vld1q_u8(at + run * 32);
     } else if (bits == 3 && run >= 6) {
         const uint8x16_t high = lowered(vld1q_u8(at + 64), run - 2);
         codes = vorrq_u8(field(vld1q_u8(at + (run - 6) * 32), 6, 2), vandq_u8(high, vdupq_n_u8(4)));
@@ -64,6 +68,14 @@ QC_INLINE int8x16_t codes_of(const uint8_t *chunk, unsigned bits, int run, int v
         codes = field(vld1q_u8(at + run / each * 32), run % each * (int)bits, (int)bits);
     }
     return vreinterpretq_s8_u8(codes);
+}
+
+QC_INLINE void decode(const uint8_t *chunk, unsigned bits, uint8_t *to) {
+    const int runs = bits == 3 ? 8 : 4;
+    QC_UNROLL for (int run = 0; run < runs; ++run) {
+        QC_UNROLL for (int v = 0; v < 2; ++v)
+            vst1q_s8((int8_t *)to + 32 * run + 16 * v, codes_of(chunk, bits, run, v));
+    }
 }
 
 #endif

@@ -15,7 +15,7 @@
 #define QC_MANY_PANELS 1
 #define QC_PANELS 4
 #define QC_MOST_SUMS 16
-#define QC_SUMS(bits, rows) 1
+#define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 1)
 
 #include "qc_gemm_wna8_arm.h"
 

@@ -9,7 +9,7 @@
 #define QC_ROWS 8
 #define QC_FEW_ROWS 4
 #define QC_MANY_PANELS 1
-#define QC_PANELS 4
+#define QC_PANELS 2
 
 #include "qc_low_bit.h"
 

@@ -11,8 +11,8 @@
 /* Written out, not a loop: compilers keep an array in registers only when they see every index. */
 #define QC_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
-/* What inner loops say about order, without an instruction. Left alone, compilers gather the products of many sums first
- * and need more registers than there are, and tear loads of pairs apart. */
+/* What inner loops say about order, without an instruction. Left alone, compilers gather the products of many sums
+ * first and need more registers than there are, and tear loads of pairs apart. */
 #define QC_HERE __asm__ volatile
 /* Four vectors are in registers now, so that those side by side are loaded in pairs. */
 #define QC_LOADED(v) QC_HERE("" : : "w"((v)[0]), "w"((v)[1]), "w"((v)[2]), "w"((v)[3]))

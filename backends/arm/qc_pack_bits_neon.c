@@ -1,9 +1,8 @@
 /* 64 signs: masks of comparisons, narrowed to 8 bits each and then to one. */
 #include <arm_neon.h>
 
-#include "qc_bits.h"
 #include "qc_bits_neon.h"
-#include "qc_pack_bits.h"
+#include "qc_pack_rows.h"
 
 static inline uint64_t signs_of_reals(const float *x, const float *threshold) {
     uint8x16_t masks[4];
@@ -33,14 +32,5 @@ static inline uint64_t word_at(const qc_pack_bits_args *args, size_t m, size_t k
 }
 
 void qc_pack_bits_neon(const qc_pack_bits_args *args, size_t begin, size_t end) {
-    for (size_t m = begin; m < end; ++m) {
-        uint8_t *out = args->out + m * args->out_stride;
-        for (size_t k = 0; k < args->channels; k += 64, out += 8) {
-            const size_t left = args->channels - k;
-            uint64_t bits = word_at(args, m, k);
-            if (left < 64) bits &= ((uint64_t)1 << left) - 1;
-            if (args->flip) bits ^= qc_bit_word(args->flip + k / 8);
-            memcpy(out, &bits, sizeof bits);
-        }
-    }
+    qc_pack_rows(args, begin, end, word_at);
 }

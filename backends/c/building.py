@@ -42,7 +42,8 @@ class Build:
         """Builds, unless the same was built before; the result lies in the folder `build` of the model.
 
         Raises:
-            InputError: when the folder is no model in C, or not made for the architecture, or the compiler refuses it.
+            InputError: when the folder is no model in C, cannot be written to, is not made for the architecture, or the
+                compiler refuses it.
             UnsupportedError: when no compiler for the architecture is found.
         """
         project = read_project(folder)
@@ -50,7 +51,7 @@ class Build:
         name = f"lib{project.name}.so" if self.kind == "library" else f"{project.name}_selftest"
         target = folder / BUILD / self._digest(folder, compiler) / name
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             with tempfile.TemporaryDirectory(dir=target.parent) as place:
                 made = self._make(folder, project, compiler, Path(place))
                 os.replace(made, target)
@@ -89,6 +90,15 @@ class Build:
             return ["-shared"]
         # Emulators find no libraries of another architecture.
         return ["-static"] if self._architecture(project) in ("arm64", "arm32") else []
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"nothing can be built here: {error.strerror}", where=str(folder), step="build", mend="copy the folder"
+        ) from error
 
 
 def compile_all(

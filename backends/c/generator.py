@@ -78,6 +78,7 @@ class Generator:
         isa: the least that the processor has.
         emitters: how operators are written, by name.
         quantized: codes of tensors whose scales are chosen at run time, by the node that chooses.
+        joined: memory of tensors whose parts are written there by whoever computes them.
     """
 
     program: Program
@@ -85,6 +86,7 @@ class Generator:
     isa: Isa
     emitters: Mapping[str, Emitter]
     quantized: dict[Node | None, Value] = field(default_factory=dict)
+    joined: dict[Node, Value] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     drafts: list[Draft] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
@@ -198,6 +200,45 @@ class Generator:
         buffer = Buffer("arena", row_major([*outer, 1])[0] * outer[0] * BYTES[element] if outer else BYTES[element])
         self.buffers.append(buffer)
         return Value(buffer, element, tuple(shape), strides, offset, shift, border)
+
+    def room(self, node: Node, order: Sequence[int]) -> Value:
+        """Memory for a result: its part of the tensor that joins it to others, where one does, else its own."""
+        element, shift = self.element(self.program.tensor_type(node))
+        shape = self.shape(node)
+        joining = self._joining(node)
+        if joining is None:
+            return self.new(shape, element, order, shift)
+        user, tensors, axis = joining
+        whole = self.joined.get(user)
+        if whole is None:
+            whole = self.joined[user] = self.new(self.shape(user), element, order, shift)
+        start = sum(self.shape(other)[axis] for other in tensors[: tensors.index(node)])
+        return whole.sliced(axis, start, shape[axis])
+
+    def _joining(self, node: Node) -> tuple[Node, list[Node], int] | None:
+        """The one reader of a result, when it puts tensors of one type side by side: with these and the axis."""
+        users = list(node.users)
+        if len(users) != 1 or node in self.program.outputs:
+            return None
+        (user,) = users
+        arguments = user.args[1:] if self.program.op(user) == "qc.kernel" and user.args[0] == "cat" else user.args
+        if self.program.op(user) != "aten.cat" and arguments is user.args:
+            return None
+        items = arguments[0] if isinstance(arguments[0], list | tuple) else []
+        tensors = [item[0] if isinstance(item, list | tuple) else item for item in items]
+        axis = arguments[1] if len(arguments) > 1 else 0
+        alike = [self.element(self.program.tensor_type(each)) for each in tensors if isinstance(each, Node)]
+        plain = len(alike) == len(tensors) and all(each == self.element(self.program.tensor_type(user)) for each in alike)
+        if not plain or tensors.count(node) != 1 or not isinstance(axis, int) or not self._same_grid(user, items):
+            return None
+        return user, tensors, axis % len(self.shape(node))  # pyright: ignore[reportReturnType]
+
+    def _same_grid(self, user: Node, items: Sequence[object]) -> bool:
+        """Whether all codes that are joined have the scale and zero point of the result; reals have none."""
+        result = user.kwargs.get("result")
+        if not isinstance(result, list | tuple):
+            return True
+        return all(isinstance(item, list | tuple) and list(item[1:]) == list(result) for item in items)
 
     def constant(self, array: np.ndarray, element: Element) -> Value:
         """A constant in the weights; equal ones are stored once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import threading
 import weakref
@@ -49,7 +48,8 @@ class HostRunner:
     """A model in C that is loaded in this process.
 
     Calls from several threads wait for each other: the model computes one at a time. While it computes, other Python
-    code runs. Weights are mapped, not read: models of the same file share them.
+    code runs. Weights are mapped, not read: models of the same file share them. A forked process must load its own, as
+    threads do not come along.
 
     Attributes:
         level: the instructions that its kernels use, such as `avx512`.
@@ -75,10 +75,10 @@ class HostRunner:
         self._run = loaded.run
         self._model = (ctypes.c_void_p * _POINTERS)()
         self._weights = _mapped(folder / WEIGHTS_FILE, project.weights_bytes)
-        self._arena = np.empty(project.arena_bytes + ALIGNMENT, dtype=np.uint8)
-        arena = self._arena.ctypes.data + -self._arena.ctypes.data % ALIGNMENT
+        self._memory = np.empty(project.arena_bytes + ALIGNMENT, dtype=np.uint8)
+        self._arena = self._memory.ctypes.data + -self._memory.ctypes.data % ALIGNMENT
         status = loaded.init(
-            self._model, self._weights.ctypes.data, project.weights_bytes, arena, project.arena_bytes, threads
+            self._model, self._weights.ctypes.data, project.weights_bytes, self._arena, project.arena_bytes, threads
         )
         _check(status, str(folder))
         self._end = weakref.finalize(self, loaded.free, self._model)
@@ -93,16 +93,15 @@ class HostRunner:
         if len(inputs) != len(self._inputs):
             raise InputError(f"the model takes {len(self._inputs)} inputs, not {len(inputs)}")
         given = [_given(value, port) for value, port in zip(inputs, self._inputs, strict=True)]
-        # One element at least: an address must be one even where nothing is written.
-        rooms = [torch.empty(max(math.prod(port.shape), 1), dtype=port.dtype) for port in self._outputs]
+        results = [torch.empty(port.shape, dtype=port.dtype) for port in self._outputs]
+        # Tensors without elements have no address, and the model takes none that is NULL.
+        places = [result.data_ptr() or self._arena for result in results]
         with self._lock:
             if not self._end.alive:
                 raise InputError("the model was closed")
-            status = self._run(self._model, *(place.address for place in given), *(room.data_ptr() for room in rooms))
+            status = self._run(self._model, *(place.address for place in given), *places)
         _check(status, "run")
-        return [
-            room[: math.prod(port.shape)].reshape(port.shape) for room, port in zip(rooms, self._outputs, strict=True)
-        ]
+        return results
 
     def close(self) -> None:
         """Ends the threads; the model cannot run any more."""
@@ -157,7 +156,7 @@ def _given(value: Value, port: Port) -> _Place:
     if isinstance(value, np.ndarray):
         return _array_place(value, port)
     _fits(port, value.dtype, tuple(value.shape), str(value.device.type))
-    dense = value.detach().contiguous()
+    dense = value.contiguous()
     return _safe(dense.data_ptr(), dense.numel() * dense.element_size(), dense.element_size(), dense)
 
 

@@ -63,7 +63,7 @@ def loop(out: Value, operand: Operand, pointer: Pointer) -> list[str]:
     fitted = [_expanded(operand, leaf, out.shape) for leaf in inputs]
     nest = _nest(out, fitted)
     for depth, (size, _) in enumerate(nest):
-        lines.append(f"{'    ' * depth}for (size_t i{depth} = 0; i{depth} < {size}; ++i{depth}) {{")
+        lines.append(f"{'    ' * depth}for (ptrdiff_t i{depth} = 0; i{depth} < {size}; ++i{depth}) {{")
     inner = "    " * len(nest)
     places = [f"x{i}[{_index(nest, i + 1)}]" for i in range(len(inputs))]
     statements, result = _statements(operand, inputs, places)

@@ -56,9 +56,7 @@ def words(codes: np.ndarray, bits: Bits, layout: Blocked, block: int) -> np.ndar
     return np.ascontiguousarray(packed.reshape(panels, lanes.shape[1], -1))
 
 
-def codes_of_words(
-    packed: np.ndarray, bits: Bits, layout: Blocked, block: int, shape: tuple[int, int]
-) -> np.ndarray:
+def codes_of_words(packed: np.ndarray, bits: Bits, layout: Blocked, block: int, shape: tuple[int, int]) -> np.ndarray:
     """The inverse of `words`: the codes of [N, K] = `shape`, uint8."""
     panels, chunks, _ = packed.shape
     word = word_bits(layout)

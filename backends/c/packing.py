@@ -29,7 +29,8 @@ def unblocked(packed: np.ndarray, layout: Blocked, shape: tuple[int, ...]) -> np
     middle = packed.ndim - 4
     order = (0, 2 + middle, *range(1, 1 + middle), 1 + middle, 3 + middle)
     panels, columns = packed.shape[0], layout.columns
-    whole = packed[..., list(layout.place()), :].transpose(order).reshape(panels * columns, *packed.shape[1 : 1 + middle], -1)
+    natural = packed[..., list(layout.place()), :].transpose(order)
+    whole = natural.reshape(panels * columns, *packed.shape[1 : 1 + middle], -1)
     return whole[tuple(slice(size) for size in shape)]
 
 

@@ -54,7 +54,11 @@ _AVX512_WORDS = _AVX2_WORDS | {
     *("avx512_vnni", "avx512_vpopcntdq", "avx512_bitalg"),
 }
 _X86_WORDS = {Isa.AMX: _AVX512_WORDS | {"amx_tile", "amx_int8"}, Isa.AVX512: _AVX512_WORDS, Isa.AVX2: _AVX2_WORDS}
-_ARM_WORDS = {Isa.I8MM: frozenset({"i8mm", "asimddp"}), Isa.DOTPROD: frozenset({"asimddp"}), Isa.NEON: frozenset({"asimd"})}
+_ARM_WORDS = {
+    Isa.I8MM: frozenset({"i8mm", "asimddp"}),
+    Isa.DOTPROD: frozenset({"asimddp"}),
+    Isa.NEON: frozenset({"asimd"}),
+}
 _PROCESSOR_WORDS = {"x86_64": _X86_WORDS, "aarch64": _ARM_WORDS}
 
 
@@ -101,7 +105,8 @@ class Compiler:
             lines = done.stderr.splitlines()
             faults = (line for line in lines if "error:" in line or "undefined reference" in line)
             first = next(faults, lines[-1] if lines else "it said nothing")
-            raise InputError(f"{'zig' if self.zig else self.command[0]} failed: {first}", where=str(about), step="build")
+            name = "zig" if self.zig else self.command[0]
+            raise InputError(f"{name} failed: {first}", where=str(about), step="build")
 
 
 @cache

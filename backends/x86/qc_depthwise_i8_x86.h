@@ -2,8 +2,9 @@
  * calls `depthwise`.
  *
  * Four taps of a vector of channels are four loads; interleaving their bytes in 128-bit lanes (eight shuffles) puts the
- * four taps of a channel side by side, as vpdpbusd sums them: 12 instructions for 256 multiply-accumulates. Windows of up to four
- * rows and three columns whose columns are the groups of four taps share interleaved columns with their neighbours.
+ * four taps of a channel side by side, as vpdpbusd sums them: 12 instructions for 256 multiply-accumulates. Windows of
+ * up to four rows and three columns whose columns are the groups of four taps share interleaved columns with their
+ * neighbours.
  */
 #ifndef QC_DEPTHWISE_I8_X86_H
 #define QC_DEPTHWISE_I8_X86_H
@@ -83,26 +84,30 @@ static void any_window(const qc_depthwise_i8_args *args, line_part part) {
     }
 }
 
-/* Three columns, of which `fresh` are not those of the position before: they take the places of those left behind. */
-QC_INLINE void three_columns(const qc_depthwise_i8_args *args, line_part part, const size_t fresh) {
+/* A window of three columns, the first of which is `columns[first]`. The last `fresh` are not those of the position
+ * before: they take the places of those left behind. Whether more positions follow.
+ */
+QC_INLINE bool one_position(const qc_depthwise_i8_args *args, line_part *part, qc_ints columns[3][4], size_t first,
+                            size_t fresh) {
+    qc_ints sums[4];
+    QC_EACH(v) sums[v] = qc_load_ints(part->epilogue->bias + QC_LANES * v);
+    QC_UNROLL
+    for (size_t c = 0; c < 3; ++c) {
+        qc_ints *column = columns[(first + c) % 3];
+        if (c >= 3 - fresh) interleave(column, part->input, args->offsets + 4 * c, 4);
+        add_products(sums, column, part->weight + c * 4 * PANEL);
+    }
+    finish_position(part, sums);
+    part->input += args->inner_stride;
+    return --part->count > 0;
+}
+
+QC_INLINE void three_columns(const qc_depthwise_i8_args *args, line_part part, size_t fresh) {
     qc_ints columns[3][4];
+    QC_UNROLL
     for (size_t c = 0; c < 3 - fresh; ++c) interleave(columns[c], part.input, args->offsets + 4 * c, 4);
-    while (part.count > 0) {
-        QC_UNROLL
-        for (size_t i = 0; i < 3; ++i) {
-            const size_t first = i * fresh % 3;
-            qc_ints sums[4];
-            QC_EACH(v) sums[v] = qc_load_ints(part.epilogue->bias + QC_LANES * v);
-            QC_UNROLL
-            for (size_t c = 0; c < 3; ++c) {
-                qc_ints *column = columns[(first + c) % 3];
-                if (c >= 3 - fresh) interleave(column, part.input, args->offsets + 4 * c, 4);
-                add_products(sums, column, part.weight + c * 4 * PANEL);
-            }
-            finish_position(&part, sums);
-            part.input += args->inner_stride;
-            if (--part.count == 0) break;
-        }
+    while (one_position(args, &part, columns, 0, fresh) && one_position(args, &part, columns, fresh % 3, fresh) &&
+           one_position(args, &part, columns, 2 * fresh % 3, fresh)) {
     }
 }
 
@@ -125,7 +130,8 @@ QC_INLINE void depthwise(const qc_depthwise_i8_args *args, size_t begin, size_t 
         const size_t left = args->channels - channel;
         lane_vectors vectors;
         const qc_epilogue epilogue = in_lanes(&args->epilogue, channel, &vectors);
-        line_part part = {NULL, args->weight + channel / PANEL * PANEL * groups * 4 + channel % PANEL, &epilogue, qc_limits_of(&epilogue),
+        const int8_t *weight = args->weight + channel / PANEL * PANEL * groups * 4 + channel % PANEL;
+        line_part part = {NULL, weight, &epilogue, qc_limits_of(&epilogue),
                           {begin, 1, 0, left < BLOCK ? left : BLOCK, NULL, args->out_stride * bytes}, 0};
         for (size_t m = begin; m < end; m += part.count) {
             const size_t x = m % args->width, rest = args->width - x;

@@ -1,5 +1,5 @@
-/* The epilogues of qc_epilogue.h, four vectors at a time. Columns behind the last one are computed like any other and not
- * stored.
+/* The epilogues of qc_epilogue.h, four vectors at a time. Columns behind the last one are computed like any other and
+ * not stored.
  */
 #ifndef QC_FINISH_X86_H
 #define QC_FINISH_X86_H
@@ -42,17 +42,16 @@ typedef struct {
 QC_INLINE void qc_store_words(const qc_ints words[4], size_t across, const qc_block *block) {
     QC_EACH(v) {
         const size_t column = v % across * QC_LANES;
-        if (v / across >= block->rows || column >= block->count) continue;
         char *out = block->out + v / across * block->row_bytes + column * 4;
-        qc_store_lanes((int32_t *)out, words[v], block->count - column);
+        if (v / across < block->rows && column < block->count)
+            qc_store_lanes((int32_t *)out, words[v], block->count - column);
     }
 }
 
 QC_INLINE void qc_store_codes(qc_ints codes, size_t across, const qc_block *block) {
-    QC_UNROLL
-    for (size_t r = 0; r < 4 / across; ++r) {
-        if (r >= block->rows) return;
-        qc_store_bytes(block->out + r * block->row_bytes, codes, r * across * QC_LANES, block->count);
+    QC_EACH(r) {
+        if (r * across < 4 && r < block->rows)
+            qc_store_bytes(block->out + r * block->row_bytes, codes, r * across * QC_LANES, block->count);
     }
 }
 

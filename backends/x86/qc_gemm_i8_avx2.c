@@ -4,11 +4,9 @@
  * a panel splits weights into even and odd bytes once for all rows: 256 multiply-accumulates from 16 vpmaddwd, 16
  * additions and 14 splits.
  */
-#include "qc_gemm_i8.h"
+#include "qc_gemm_i8_x86.h"
 
-#include "qc_finish_x86.h"
-
-enum { PANEL = 16, ROWS = 4, CACHED_BYTES = 384 * 1024, AHEAD = 1024 };
+enum { ROWS = 4, AHEAD = 1024 };
 
 typedef struct {
     __m256i even, odd;
@@ -32,21 +30,10 @@ QC_INLINE __m256i add_products(__m256i sum, words inputs, words weights) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(inputs.odd, weights.odd));
 }
 
-/* Where rows m, m + 1, ... start: one division for all of them. */
-QC_INLINE void row_starts(const qc_gemm_i8_args *args, size_t m, size_t rows, const qc_act *starts[]) {
-    size_t x = m % args->width;
-    const qc_act *line = args->input + m / args->width * args->outer_stride;
-    QC_UNROLL
-    for (size_t r = 0; r < rows; ++r) {
-        starts[r] = line + x * args->inner_stride;
-        if (++x == args->width) x = 0, line += args->outer_stride;
-    }
-}
-
 /* Sums of rows [m, m + rows) and a panel, bias included, as [rows][2]. */
 QC_INLINE void tile(const qc_gemm_i8_args *args, size_t m, size_t n, __m256i *result, const size_t rows) {
-    const size_t runs = (args->depth + 3) / 4;
-    const int8_t *weight = args->weight + n / PANEL * (args->taps * runs * PANEL * 4);
+    const size_t runs = (args->depth + RUN - 1) / RUN;
+    const int8_t *weight = args->weight + n / PANEL * panel_bytes(args);
     const qc_act *starts[ROWS];
     __m256i sums[ROWS][2];
     row_starts(args, m, rows, starts);
@@ -57,7 +44,7 @@ QC_INLINE void tile(const qc_gemm_i8_args *args, size_t m, size_t n, __m256i *re
     }
     for (size_t t = 0; t < args->taps; ++t) {
         ptrdiff_t k = args->offsets ? args->offsets[t] : 0;
-        for (size_t run = 0; run < runs; ++run, k += 4, weight += PANEL * 4) {
+        for (size_t run = 0; run < runs; ++run, k += RUN, weight += PANEL * RUN) {
             if (rows == 1) _mm_prefetch((const char *)weight + AHEAD, _MM_HINT_T0);
             const words left = split_weights(weight), right = split_weights(weight + 32);
             QC_UNROLL
@@ -80,25 +67,6 @@ TILE(1) TILE(2) TILE(3) TILE(4)
 
 static void (*const TILES[ROWS])(const qc_gemm_i8_args *, size_t, size_t, __m256i *) = {tile_1, tile_2, tile_3, tile_4};
 
-static void finish(const qc_gemm_i8_args *args, size_t m, size_t n, size_t rows, const __m256i *sums) {
-    const size_t bytes = qc_result_bytes(args->epilogue.finish), left = args->columns - n;
-    const qc_limits limits = qc_limits_of(&args->epilogue);
-    qc_block block = {m, rows, n, left < PANEL ? left : PANEL, NULL, args->out_stride * bytes};
-    block.out = (char *)args->out + m * block.row_bytes + n * bytes;
-    for (; block.rows > 0; sums += 4) {
-        const size_t done = block.rows < 2 ? block.rows : 2;
-        qc_finish_block(&args->epilogue, &limits, sums, 2, false, &block);
-        block.row += done, block.rows -= done, block.out += done * block.row_bytes;
-    }
-}
-
-/* Rows of activations that stay in the second cache while all weights pass by. */
-static size_t cached_rows(const qc_gemm_i8_args *args) {
-    size_t bytes = args->taps > 1 ? args->inner_stride : args->depth;
-    size_t rows = CACHED_BYTES / (bytes ? bytes : 1);
-    return rows < 8 * ROWS ? 8 * ROWS : rows;
-}
-
 void qc_gemm_i8_avx2(const qc_gemm_i8_args *args, size_t begin, size_t end) {
     const size_t block = cached_rows(args);
     __m256i sums[2 * ROWS] = {_mm256_setzero_si256()};
@@ -108,7 +76,7 @@ void qc_gemm_i8_avx2(const qc_gemm_i8_args *args, size_t begin, size_t end) {
             for (size_t m = from; m < last; m += ROWS) {
                 const size_t rows = last - m < ROWS ? last - m : ROWS;
                 TILES[rows - 1](args, m, n, sums);
-                finish(args, m, n, rows, sums);
+                finish(args, m, n, rows, 2, sums);
             }
         }
     }

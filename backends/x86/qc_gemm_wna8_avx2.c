@@ -8,14 +8,15 @@
 #define QC_KERNEL qc_gemm_wna8_avx2
 #define QC_COLUMNS 16
 #define QC_DEPTH 4
+#define QC_CHUNK 16
 #define QC_LANES 8
 #define QC_ROWS 4
 #define QC_FEW_ROWS 2
 #define QC_MANY_PANELS 1
 #define QC_PANELS 2
 #define QC_MOST_SUMS 8
-#define QC_OFFSET(bits) 0
-#define QC_SUMS(bits, rows) 1
+#define QC_OFFSET(bits) ((void)(bits), 0)
+#define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 1)
 
 #include "qc_low_bit.h"
 
@@ -58,11 +59,20 @@ QC_INLINE ints inputs_of(const int8_t *at) {
 /* The codes of one run of a chunk, of 8 bits the half that is `high` or not. */
 QC_INLINE ints codes_of(const uint8_t *chunk, unsigned bits, int run, int high) {
     if (bits == 8) return lowered(load_codes(chunk + 64 * run), 4 * high, 15);
+    if (bits > 4) return load_codes(chunk + 64 * run);
     if (bits == 4) return lowered(load_codes(chunk + run / 2 * 64), run % 2 * 4, 15);
     if (bits == 2) return lowered(load_codes(chunk), run * 2, 3);
     if (run < 6) return lowered(load_codes(chunk + run / 2 * 64), run % 2 * 3, 7);
     const ints top = lowered(load_codes(chunk + 128), run == 6 ? 4 : 5, 4);
     return _mm256_or_si256(lowered(load_codes(chunk + (run - 6) * 64), 6, 3), top);
+}
+
+QC_INLINE void decode(const uint8_t *chunk, unsigned bits, uint8_t *to) {
+    const int runs = bits == 3 ? 8 : 4;
+    QC_UNROLL for (int run = 0; run < runs; ++run) {
+        QC_UNROLL for (int half = 0; half < 2; ++half)
+            _mm256_storeu_si256((void *)(to + 64 * run + 32 * half), codes_of(chunk + 32 * half, bits, run, 0));
+    }
 }
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */

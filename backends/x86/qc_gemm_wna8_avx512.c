@@ -1,7 +1,7 @@
 /* vpdpbusd multiplies codes of weights (unsigned) by those of activations (signed): 64 MAC.
  *
- * Large tile, 12 rows by 2 panels: for every 4 inputs 24 vpdpbusd, 12 broadcasts that they share and 2 to 4 operations
- * that unpack. A single row: the codes of a byte are masked, not shifted; what was not shifted makes sums 4, 8, 16, ...
+ * Large tile, 6 rows by 4 panels: for every 4 inputs 24 vpdpbusd, 6 broadcasts that they share and 4 loads of codes that
+ * were unpacked for all rows. A single row: the codes of a byte are masked, not shifted; what was not shifted makes sums 4, 8, 16, ...
  * times as large, which are kept apart (that also makes enough independent chains) and shifted once for every block.
  */
 #include <immintrin.h>
@@ -9,13 +9,14 @@
 #define QC_KERNEL qc_gemm_wna8_avx512
 #define QC_COLUMNS 16
 #define QC_DEPTH 4
+#define QC_CHUNK 16
 #define QC_LANES 16
-#define QC_ROWS 12
+#define QC_ROWS 6
 #define QC_FEW_ROWS 4
-#define QC_MANY_PANELS 2
+#define QC_MANY_PANELS 4
 #define QC_PANELS 4
 #define QC_MOST_SUMS 24
-#define QC_OFFSET(bits) 0
+#define QC_OFFSET(bits) ((void)(bits), 0)
 
 #include "qc_low_bit.h"
 
@@ -44,7 +45,7 @@ QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
 
 QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
     if (rows > 1) return sums[0];
-    if (bits == 8) return plus(sums[0], sums[1]);
+    if (bits > 4) return plus(sums[0], sums[1]);
     if (bits == 4) return plus(sums[0], shifted(sums[1], 4));
     if (bits == 2)
         return plus(plus(sums[0], shifted(sums[1], 2)), plus(shifted(sums[2], 4), shifted(sums[3], 6)));
@@ -65,7 +66,7 @@ QC_INLINE ints inputs_of(const int8_t *at) {
 
 /* The codes of one run of a chunk. */
 QC_INLINE ints codes_of(const uint8_t *chunk, unsigned bits, int run) {
-    if (bits == 8) return load_codes(chunk + 64 * run);
+    if (bits > 4) return load_codes(chunk + 64 * run);
     if (bits == 4) return lowered(load_codes(chunk + run / 2 * 64), run % 2 * 4, 15);
     if (bits == 2) return lowered(load_codes(chunk), run * 2, 3);
     if (run < 6) return lowered(load_codes(chunk + run / 2 * 64), run % 2 * 3, 7);
@@ -74,12 +75,18 @@ QC_INLINE ints codes_of(const uint8_t *chunk, unsigned bits, int run) {
     return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(4), 0xf8); /* low | high & 4 */
 }
 
+QC_INLINE void decode(const uint8_t *chunk, unsigned bits, uint8_t *to) {
+    const int runs = bits == 3 ? 8 : 4;
+    QC_UNROLL for (int run = 0; run < runs; ++run)
+        _mm512_storeu_si512((void *)(to + 64 * run), codes_of(chunk, bits, run));
+}
+
 /* `rows` is above one. */
 QC_INLINE void chunk_of_rows(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
                              int rows, int panels, unsigned bits) {
     const int runs = bits == 3 ? 8 : 4;
     QC_UNROLL for (int run = 0; run < runs; ++run) {
-        ints codes[2];
+        ints codes[QC_MANY_PANELS];
         QC_UNROLL for (int p = 0; p < panels; ++p) codes[p] = codes_of(weight + (size_t)p * panel_bytes, bits, run);
         QC_UNROLL for (int r = 0; r < rows; ++r) {
             const ints four = inputs_of(input + (size_t)r * stride + 4 * run);
@@ -111,7 +118,7 @@ QC_INLINE void chunk_of_row(ints *sums, const uint8_t *weight, const int8_t *inp
         return;
     }
     const ints c = load_codes(weight + 128);
-    if (bits == 8) {
+    if (bits > 4) {
         QC_ADD(0, a, 0xff, 0);
         QC_ADD(1, b, 0xff, 1);
         QC_ADD(0, c, 0xff, 2);

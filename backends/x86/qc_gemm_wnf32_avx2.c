@@ -9,7 +9,7 @@
 #define QC_ROWS 6
 #define QC_FEW_ROWS 3
 #define QC_MANY_PANELS 1
-#define QC_PANELS 2
+#define QC_PANELS 1
 
 #include "qc_low_bit.h"
 

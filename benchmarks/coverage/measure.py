@@ -43,7 +43,7 @@ def measure(architecture: Architecture, recipes: Sequence[str]) -> Row:
     samples = architecture.samples(CALIBRATION + HELD_OUT)
     calibration, held_out = samples[:CALIBRATION], samples[CALIBRATION:]
     traced = program = None
-    with _stage(row, "trace"):
+    with stage(row, "trace"):
         started = time.process_time()
         traced = qcompiler.trace(module, calibration[0])
         row["trace s"] = time.process_time() - started
@@ -54,15 +54,15 @@ def measure(architecture: Architecture, recipes: Sequence[str]) -> Row:
         row["nodes"] = len(program.nodes)
     if traced is None or program is None:
         return row
-    with _stage(row, "text"):
+    with stage(row, "text"):
         text = str(program)
         row["text"] = "same" if str(qcompiler.parse(text)) == text else "differs"
-    with _stage(row, "float"):
+    with stage(row, "float"):
         row["float dB"] = float_sqnr(program, module, held_out)
-    with _stage(row, "sensitivity"):
+    with stage(row, "sensitivity"):
         row["sensitivity dB"] = sensitivity(module, held_out)
     for recipe in recipes:
-        with _stage(row, recipe):
+        with stage(row, recipe):
             row.update(compiled(traced, module, calibration, held_out, recipe))
     return row
 
@@ -136,7 +136,8 @@ def _target() -> Target:
 
 
 @contextmanager
-def _stage(row: Row, name: str) -> Iterator[None]:
+def stage(row: Row, name: str) -> Iterator[None]:
+    """Writes what goes wrong within into a row, and lets the rest go on."""
     try:
         yield
     except Exception as error:

@@ -5,9 +5,9 @@ The emulator of single programs (qemu-user) prints each block of code once (`-d 
 arguments, once with all its tasks and once with none: the difference is what it executed, reading its arguments and the
 start of the program excluded. Counts are exact and repeat; there is no sampling and no clock.
 
-The steady loop is the block with the most instructions executed, together with neighbours that ran as often (a loop over
-a page is two blocks). Its text comes from the disassembler of the cross compiler, its cycles from llvm-mca, which knows
-pipelines but no caches.
+The steady loop is the block that multiplies with the most instructions executed, together with neighbours that ran as
+often (a loop across a page is two blocks). Its text comes from the disassembler of the cross compiler, its cycles from llvm-mca,
+which knows pipelines but no caches.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -54,11 +54,11 @@ class Entry:
         product: start of the names of the instructions that multiply.
         macs: multiply-accumulates of one of them.
         bound: MAC per instruction of the best loop with its loads, worked out on paper.
-        loop: instructions and MAC of one pass of the inner loop, as the compiler that the table was made with makes it.
         case: rows, columns, depth -> arguments, number of tasks.
         out: field that the kernel writes to.
         layer: what the table counts.
         small: enough for the loop to be what runs most.
+        loop: instructions and MAC of one pass of the inner loop, as the compiler that the table was made with makes it.
     """
 
     kernel: str
@@ -67,11 +67,11 @@ class Entry:
     product: str
     macs: int
     bound: float
-    loop: tuple[int, int]
     case: Callable[[int, int, int], tuple[Case, int]]
     out: str = "out"
     layer: Shape = LAYER
     small: Shape = SMALL
+    loop: tuple[int, int] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,14 @@ def count(entry: Entry, shape: Shape) -> Count:
         idle, more, _ = _run(entry, case, 0, Path(folder))
         lengths |= more
         worked.subtract(idle)
-        start, end, passes = _steady(worked, lengths)
-        loop = _disassembled(disassembler, program, start, end)
-    macs = entry.macs * sum(line.startswith(entry.product) for line in loop)
-    return Count(sum(times * lengths[at] for at, times in worked.items()), loop, passes, macs)
+        for start, end, passes in _loops(worked, lengths):
+            loop = _disassembled(disassembler, program, start, end)
+            products = sum(line.startswith(entry.product) for line in loop)
+            if products:
+                break
+        else:
+            raise UnsupportedError(f"{entry.kernel} executes no {entry.product}", where=entry.title)
+    return Count(sum(times * lengths[at] for at, times in worked.items()), loop, passes, entry.macs * products)
 
 
 def instructions(command: Sequence[str]) -> int:
@@ -150,19 +154,18 @@ def _executions(command: Sequence[str]) -> tuple[Counter[int], dict[int, int]]:
     return times, lengths
 
 
-def _steady(times: Mapping[int, int], lengths: Mapping[int, int]) -> tuple[int, int, int]:
-    """First address, address behind the last and number of passes of the loop that executed most."""
+def _loops(times: Mapping[int, int], lengths: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+    """First address, address behind the last and number of passes of all stretches, what executed most first."""
     ran = {at: number for at, number in times.items() if number > 0}
-    start = max(ran, key=lambda at: ran[at] * lengths[at])
-    passes = ran[start]
-    alike = {at: at + 4 * lengths[at] for at, number in ran.items() if 0.8 < number / passes < 1.25}
-    end = alike[start]
-    while end in alike:
-        end = alike[end]
-    before = {behind: at for at, behind in alike.items()}
-    while start in before:
-        start = before[start]
-    return start, end, passes
+    for most in sorted(ran, key=lambda at: ran[at] * lengths[at], reverse=True):
+        alike = {at: at + 4 * lengths[at] for at, number in ran.items() if 0.8 < number / ran[most] < 1.25}
+        start, end = most, alike[most]
+        while end in alike:
+            end = alike[end]
+        before = {behind: at for at, behind in alike.items()}
+        while start in before:
+            start = before[start]
+        yield start, end, ran[most]
 
 
 def _disassembled(disassembler: str, program: str, start: int, end: int) -> tuple[str, ...]:

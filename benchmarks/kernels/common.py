@@ -1,7 +1,8 @@
 """What all families share: kernels as functions of this process, and contests timed in turns.
 
-A contest is one piece of work and several ways to do it. All of them run in every round, in one thread, timed as CPU time of
-that thread; a ratio is the median over rounds of the ratio within the round, so that a busy machine hurts all alike.
+A contest is one piece of work and several ways to do it. All of them run in every round, in one thread, timed as CPU
+time of that thread; a ratio is the median over rounds of the ratio within the round, so that a busy machine hurts all
+alike.
 """
 
 from __future__ import annotations

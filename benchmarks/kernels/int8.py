@@ -201,7 +201,7 @@ def _linear_onnx(codes: np.ndarray, weight: np.ndarray) -> Run:
     outputs = len(weight)
     names = ["a", "b", "a_scale", "b_scale", "a_zero", "b_zero", "bias"]
     node = onnx.helper.make_node("MatMulIntegerToFloat", names, ["out"], domain="com.microsoft")
-    constants = {
+    values = {
         "b": np.ascontiguousarray(weight.T),
         "a_scale": np.float32(FLOAT_SCALE),
         "b_scale": np.full(outputs, FLOAT_SCALE, np.float32),
@@ -209,7 +209,8 @@ def _linear_onnx(codes: np.ndarray, weight: np.ndarray) -> Run:
         "b_zero": np.zeros(outputs, np.int8),
         "bias": np.zeros(outputs, np.float32),
     }
-    return onnx_runner(node, {"a": codes}, {name: np.asarray(value) for name, value in constants.items()}, np.dtype("f4"))
+    constants = {name: np.asarray(value) for name, value in values.items()}
+    return onnx_runner(node, {"a": codes}, constants, np.dtype("f4"))
 
 
 def _linear_torch(codes: np.ndarray, weight: np.ndarray) -> Run | str:

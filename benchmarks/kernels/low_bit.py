@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 
-from benchmarks.kernels.common import Contest, Run, buffer, levels_here, onnx_runner, runner
+from benchmarks.kernels.common import Contest, Run, buffer, levels_here, library, onnx_runner, runner
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
@@ -59,8 +59,21 @@ class Floats(ctypes.Structure):
     )
 
 
+class Quantizer(ctypes.Structure):
+    """`qc_quantize_blocks_args`."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        *((name, ctypes.c_size_t) for name in ("input_stride", "width", "block")),
+        ("out", ctypes.c_void_p),
+        ("out_stride", ctypes.c_size_t),
+        ("scale", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
+    )
+
+
 def integers() -> Iterator[Contest]:
-    """8-bit activations, quantized beforehand; MatMulNBits at level 4 quantizes them itself."""
+    """Float activations that are quantized to 8 bits first, as MatMulNBits does at level 4."""
     for rows, inputs, outputs in SHAPES:
         for block in BLOCKS:
             for bits in WIDTHS:
@@ -68,10 +81,7 @@ def integers() -> Iterator[Contest]:
                     "gemm_wna8",
                     f"w{bits}a8 b{block} {rows}x{inputs}x{outputs}",
                     2.0 * rows * inputs * outputs,
-                    {
-                        isa.value: _integers(isa, rows, inputs, outputs, bits, block)
-                        for isa in levels_here("gemm_wna8")
-                    },
+                    {isa.value: _integers(isa, rows, inputs, outputs, bits, block) for isa in levels_here("gemm_wna8")},
                     {"nbits": _nbits(rows, inputs, outputs, bits, block, 4)},
                 )
 
@@ -146,7 +156,30 @@ def _integers(isa: Isa, rows: int, inputs: int, outputs: int, bits: Bits, block:
         block_columns=layout.columns,
         block_depth=layout.depth,
     )
-    return runner("gemm_wna8", isa, args, -(-outputs // layout.columns), list(kept.values()))
+    product = runner("gemm_wna8", isa, args, -(-outputs // layout.columns), list(kept.values()))
+    quantize = _quantizer(isa, rows, inputs, block, kept)
+
+    def run(count: int) -> None:
+        quantize(count)
+        product(count)
+
+    return run
+
+
+def _quantizer(isa: Isa, rows: int, inputs: int, block: int, kept: Mapping[str, np.ndarray]) -> Run:
+    """Fills `input`, `input_scale` and `input_sum` of `kept`."""
+    row = MICRO_KERNELS["quantize_blocks"]
+    compiled = library(row.source(isa).read_text(), isa)
+    function = ctypes.cast(compiled[f"qc_{row.name}_{row.versions(isa)[0].value}"], ctypes.c_void_p)
+    given = buffer(np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32))
+    codes, scale, sums = (kept[name].ctypes.data for name in ("input", "input_scale", "input_sum"))
+    args = Quantizer(given.ctypes.data, inputs, inputs, block, codes, inputs, scale, sums)
+
+    def run(count: int) -> None:
+        compiled.qc_repeat(function, ctypes.byref(args), ctypes.c_size_t(rows), ctypes.c_size_t(count), None)
+        assert given.size
+
+    return run
 
 
 def _nbits(rows: int, inputs: int, outputs: int, bits: Bits, block: int, level: int) -> Run | str:

@@ -153,7 +153,7 @@ _NUMBER = re.compile(
 )
 _SCHEME = re.compile(
     r"w(?P<weight>\d+)a(?P<activation>\d+)(?:g(?P<group>[1-9]\d*))?"
-    r"(?P<sign>_sym|_asym)?(?P<dynamic>_dynamic|_token)?"
+    r"(?P<sign>_sym|_asym)?(?P<scale>_f16)?(?P<dynamic>_dynamic|_token)?"
 )
 _EXAMPLES = "w8a8, w8a8_dynamic, w8a8_token, w8a16, w4a16g32, w4a16g128_sym, w4a8g64, nvfp4, mxfp4, mxint8, fp8, nf4"
 
@@ -201,22 +201,23 @@ def parse_scheme(text: str) -> Scheme:
         raise SpecError(f"unknown scheme {text!r}", mend=f"write one like {_EXAMPLES}")
     weight_bits, activation_bits = int(match["weight"]), int(match["activation"])
     try:
-        weight = _weight(weight_bits, activation_bits, int(match["group"] or 0), match["sign"])
+        weight = _weight(weight_bits, activation_bits, int(match["group"] or 0), match["sign"], match["scale"])
         activation = _activation(activation_bits, match["dynamic"])
     except SpecError as error:
         raise SpecError(f"unknown scheme {text!r}: {error.what}", mend=f"write one like {_EXAMPLES}") from error
     return Scheme(weight, activation, name)
 
 
-def _weight(bits: int, activation_bits: int, group: int, sign: str | None) -> Number | None:
+def _weight(bits: int, activation_bits: int, group: int, sign: str | None, scale: str | None) -> Number | None:
     if bits == 16:
-        if group or sign:
-            raise SpecError("float weights have no groups and no sign")
+        if group or sign or scale:
+            raise SpecError("float weights have no groups, no sign and no scales")
         return None
     _check_bits(bits)
     symmetric = sign != "_asym" if sign else bits == 8 or activation_bits != 16
     granularity: NumberGranularity = "group" if group else "channel"
-    return Number(Integer(bits, signed=symmetric), granularity, group, symmetric)
+    stored: ScaleName = "f16" if scale else "f32"
+    return Number(Integer(bits, signed=symmetric), granularity, group, symmetric, scale=stored)
 
 
 def _activation(bits: int, dynamic: str | None) -> Number | None:

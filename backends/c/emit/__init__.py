@@ -6,13 +6,19 @@ from qcompiler.backends.c.emit import (
     attention,
     codes,
     dense,
+    einsum,
     elementwise,
     index,
     norm,
+    online,
     pool,
     products,
     reduce,
+    resample,
+    scan,
+    scatter,
     shape,
+    volumes,
     weights,
 )
 from qcompiler.backends.c.generator import Emitter
@@ -26,6 +32,12 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     norm.EMITTERS,
     attention.EMITTERS,
     reduce.EMITTERS,
+    resample.EMITTERS,
+    scan.EMITTERS,
+    scatter.EMITTERS,
+    volumes.EMITTERS,
+    online.EMITTERS,
+    einsum.EMITTERS,
     codes.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}

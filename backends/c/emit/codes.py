@@ -210,7 +210,7 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     operands = [operand_of(parts) for parts in tensors] if isinstance(tensors, list | tuple) else []
     found = [generator.operand(operand.codes) for operand in operands if operand is not None]
     known = [each.order for each in found if isinstance(each, Value)]
-    out = generator.new(shape, element, known[0] if known else None, shift)
+    out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
     zero = float(grid.zero.rstrip("f")) - grid.shift
     for operand, each in zip(operands, found, strict=True):
@@ -220,10 +220,11 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
         part = out.sliced(axis, start, size)
         reals = f"({code(0, each.shift)} - {float_text(float(point))}) * {float_text(float(scale))}"
         text = settle(f"qc_round({reals} / {float_text(float(grid.scale))}) + {float_text(zero)}", grid)
-        same = float(scale) == float(grid.scale) and float(point) == zero
-        clipped = settle(code(0, each.shift), grid)
-        generator.loop(part, Computed("qc_act", each.shape, clipped if same else text, (each,), shift))
         start += size
+        if float(scale) != float(grid.scale) or float(point) != zero:
+            generator.loop(part, Computed("qc_act", each.shape, text, (each,), shift))
+        elif each != part:
+            generator.loop(part, each)
     return out
 
 

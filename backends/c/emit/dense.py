@@ -292,8 +292,7 @@ def zero_point(generator: Generator, operand: Operand) -> int:
 
 def _result(generator: Generator, call: Call, order: Sequence[int]) -> Value:
     """Memory for an image."""
-    element, shift = generator.element(call.type)
-    return generator.new(generator.shape(call.node), element, order, shift)
+    return generator.room(call.node, order)
 
 
 def epilogue(

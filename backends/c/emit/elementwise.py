@@ -43,7 +43,17 @@ UNARY: Mapping[str, str] = {
     "aten.clone": "{0}",
     "aten.alias": "{0}",
     "aten.mish": "qc_mish({0})",
-}
+    "aten.sign": "qc_sign({0})",
+    "aten.log2": "qc_log2({0})",
+    "aten.log10": "qc_log10({0})",
+    "aten.exp2": "qc_pow(2.0f, {0})",
+    "aten.erfc": "1.0f - qc_erf({0})",
+    "aten.log_sigmoid": "-qc_softplus(-{0})",
+    "aten.frac": "{0} - truncf({0})",
+    **{f"aten.{name}": f"qc_{name}({{0}})" for name in (
+        "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh",
+    )},
+}  # fmt: skip
 BINARY: Mapping[str, str] = {
     "aten.add.Tensor": "{0} + {1}",
     "aten.sub.Tensor": "{0} - {1}",
@@ -51,16 +61,37 @@ BINARY: Mapping[str, str] = {
     "aten.div.Tensor": "{0} / {1}",
     "aten.maximum": "({0} < {1} ? {1} : {0})",
     "aten.minimum": "({1} < {0} ? {1} : {0})",
-    "aten.pow.Tensor_Tensor": "qc_pow({0}, {1})",
+    "aten.atan2": "qc_atan2({0}, {1})",
     "aten.bitwise_and.Tensor": "{0} & {1}",
     "aten.bitwise_or.Tensor": "{0} | {1}",
     "aten.bitwise_xor.Tensor": "{0} ^ {1}",
+}
+# Whole numbers and reals.
+DIVISIONS: Mapping[str, tuple[str, str]] = {
+    "floor": ("qc_floor_whole({0}, {1})", "qc_floor_divide({0}, {1})"),
+    "trunc": ("qc_trunc_whole({0}, {1})", "truncf({0} / {1})"),
+    "remainder": ("qc_remainder_whole({0}, {1})", "qc_remainder({0}, {1})"),
+    "fmod": ("qc_fmod_whole({0}, {1})", "fmodf({0}, {1})"),
+}
+TESTS: Mapping[str, str] = {
+    "aten.isnan": "{0} != {0}",
+    "aten.isinf": "{0} == INFINITY || {0} == -INFINITY",
+    "aten.isfinite": "{0} - {0} == 0",
+    "aten.signbit": "{0} < 0",
+    "aten.logical_not": "{0} == 0",
 }
 BINARY_SCALAR: Mapping[str, str] = {
     "aten.add.Scalar": "{0} + {1}",
     "aten.sub.Scalar": "{0} - {1}",
     "aten.mul.Scalar": "{0} * {1}",
     "aten.div.Scalar": "{0} / {1}",
+    "aten.bitwise_and.Scalar": "{0} & {1}",
+    "aten.bitwise_or.Scalar": "{0} | {1}",
+    "aten.bitwise_xor.Scalar": "{0} ^ {1}",
+    "aten.bitwise_left_shift.Tensor": "qc_shift_left({0}, {1})",
+    "aten.bitwise_left_shift.Tensor_Scalar": "qc_shift_left({0}, {1})",
+    "aten.bitwise_right_shift.Tensor": "qc_shift_right({0}, {1})",
+    "aten.bitwise_right_shift.Tensor_Scalar": "qc_shift_right({0}, {1})",
 }
 COMPARISONS: Mapping[str, str] = {
     "eq": "==",
@@ -140,9 +171,22 @@ def logical(template: str, generator: Generator, call: Call) -> Emitted:
     return compute(generator, call, template, ("self", "other"), _promoted(generator, call))
 
 
-def logical_not(generator: Generator, call: Call) -> Emitted:
-    """Whether an element is zero."""
-    return compute(generator, call, "{0} == 0", ("self",), generator.element(call.tensor("self"))[0])
+def divided(kind: str, generator: Generator, call: Call) -> Emitted:
+    """A division rounded to a whole number, or what it leaves."""
+    whole, real = DIVISIONS[kind]
+    result, _ = generator.element(call.type)
+    return compute(generator, call, real if result in _SINGLE else whole, ("self", "other"))
+
+
+def rounded_division(generator: Generator, call: Call) -> Emitted:
+    """A division, rounded as the call says."""
+    mode = call.raw("rounding_mode")
+    return compute(generator, call, "{0} / {1}", ("self", "other")) if mode is None else divided(str(mode), generator, call)
+
+
+def tested(template: str, generator: Generator, call: Call) -> Emitted:
+    """Whether something is true of an element."""
+    return compute(generator, call, template, ("self",), generator.element(call.tensor("self"))[0])
 
 
 def bitwise_not(generator: Generator, call: Call) -> Emitted:
@@ -221,6 +265,11 @@ def power(generator: Generator, call: Call) -> Emitted:
     return compute(generator, call, template, ("self",))
 
 
+def power_of_tensors(generator: Generator, call: Call) -> Emitted:
+    """An exponent for every element."""
+    return compute(generator, call, "qc_pow({0}, {1})", ("self", "exponent"))
+
+
 def convert(generator: Generator, call: Call) -> Emitted:
     """Another element type."""
     source = generator.element(call.tensor("self"))[0]
@@ -275,7 +324,12 @@ EMITTERS: dict[str, Emitter] = {
     **{op: partial(binary, template) for op, template in (BINARY | BINARY_SCALAR).items()},
     **_compared_all(),
     **{op: partial(logical, template) for op, template in LOGICAL.items()},
-    "aten.logical_not": logical_not,
+    **{op: partial(tested, template) for op, template in TESTS.items()},
+    **{f"aten.{name}.{kind}": partial(divided, name) for name in ("remainder", "fmod") for kind in ("Tensor", "Scalar")},
+    "aten.floor_divide": partial(divided, "floor"),
+    "aten.floor_divide.Scalar": partial(divided, "floor"),
+    "aten.div.Tensor_mode": rounded_division,
+    "aten.div.Scalar_mode": rounded_division,
     "aten.bitwise_not": bitwise_not,
     "aten.gelu": gelu,
     "aten.leaky_relu": leaky_relu,
@@ -284,9 +338,13 @@ EMITTERS: dict[str, Emitter] = {
     "aten.prelu": prelu,
     "aten.clamp": clamp,
     "aten.clamp.Tensor": clamp,
+    "aten.clamp_min": clamp,
+    "aten.clamp_max": clamp,
     "aten.pow.Tensor_Scalar": power,
+    "aten.pow.Tensor_Tensor": power_of_tensors,
+    "aten.pow.Scalar": power_of_tensors,
     "aten._to_copy": convert,
-    "aten.where.self": where,
+    **{f"aten.where.{kind}": where for kind in ("self", "ScalarOther", "ScalarSelf", "Scalar")},
     "aten.masked_fill.Scalar": masked_fill,
     "aten.masked_fill.Tensor": masked_fill,
 }

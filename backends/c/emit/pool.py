@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Operand
+from qcompiler.backends.c.number import float_text
 from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
 
@@ -63,15 +64,23 @@ def windowed_mean(
     stride = _spread(_list(given[1]), rank) if _list(given[1]) else size
     padding = _spread(_list(given[2]), rank) if _list(given[2]) else (0,) * rank
     counts_padding = True if given[4] is None else bool(given[4])
-    if given[3]:
-        raise call.unsupported("windows cut off at the end")
     out = generator.new(shape, "float", channels_last(len(shape)))
     fold = f"{{ sum += {element.format('x')}; count += 1.0f; }}"
-    divisor = float(given[5]) if isinstance(given[5], int) else float(math.prod(size))
-    result = f"sum / {divisor}f" if counts_padding or given[5] else "sum / count"
     pool = Pool(size, stride, padding, (1,) * rank)
+    divisor = float_text(given[5] if isinstance(given[5], int) else math.prod(size))
+    if given[3] and not isinstance(given[5], int):
+        # A last window may reach beyond the padding, and what lies there counts for nothing.
+        divisor = f"(float)({' * '.join(_reach(pool, source, axis) for axis in range(rank))})"
+    result = f"sum / {divisor}" if counts_padding or given[5] else "sum / count"
     _windows(generator, source, out, pool, "float sum = 0.0f, count = 0.0f;", fold, result, "(void)count;")
     return out
+
+
+def _reach(pool: Pool, source: Value, axis: int) -> str:
+    """How much of a window lies within the image and its padding."""
+    start = f"(o{axis} * {pool.stride[axis]} - {pool.padding[axis]})"
+    end = source.shape[2 + axis] + pool.padding[axis]
+    return f"({end} - {start} < {pool.size[axis]} ? {end} - {start} : {pool.size[axis]})"
 
 
 def _windows(
@@ -112,36 +121,6 @@ def _windows(
     generator.write("{", *(f"    {line}" for line in lines), "}")
 
 
-def adaptive_average(generator: Generator, call: Call) -> Emitted:
-    """Means over windows that divide the image evenly."""
-    source = generator.settled(generator.operand(call.node_at("self")))
-    shape = generator.shape(call.node)
-    ratios = [size // out for size, out in zip(source.shape[2:], shape[2:], strict=True)]
-    if any(size % out for size, out in zip(source.shape[2:], shape[2:], strict=True)):
-        raise call.unsupported("windows of different sizes")
-    return windowed_mean(generator, call, source, "{0}", [ratios, ratios, None, None, None, None])
-
-
-def nearest(generator: Generator, call: Call) -> Emitted:
-    """Every pixel of the result is the nearest one of the image, from above and left."""
-    source = generator.settled(generator.operand(call.node_at("input")))
-    shape = generator.shape(call.node)
-    factors = [new // old for new, old in zip(shape[2:], source.shape[2:], strict=True)]
-    if any(new % old for new, old in zip(shape[2:], source.shape[2:], strict=True)):
-        raise call.unsupported("a factor that is no whole number")
-    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
-    sizes: list[int] = [*shape[:2]]
-    reads: list[int] = [*source.strides[:2]]
-    writes: list[int] = [*out.strides[:2]]
-    for axis, factor in enumerate(factors, 2):
-        sizes += [source.shape[axis], factor]
-        reads += [source.strides[axis], 0]
-        writes += [out.strides[axis] * factor, out.strides[axis]]
-    cut = Value(out.buffer, out.element, tuple(sizes), tuple(writes), out.offset, out.shift)
-    generator.loop(cut, Value(source.buffer, source.element, tuple(sizes), tuple(reads), source.offset, source.shift))
-    return out
-
-
 def _list(found: object) -> list[int]:
     items = found if isinstance(found, list | tuple) else [] if found is None else [found]
     return [item for item in items if isinstance(item, int)]
@@ -154,8 +133,8 @@ def _spread(found: list[int], rank: int) -> tuple[int, ...]:
 EMITTERS: dict[str, Emitter] = {
     "aten.max_pool1d": max_pool,
     "aten.max_pool2d": max_pool,
+    "aten.max_pool3d": max_pool,
     "aten.avg_pool1d": average_pool,
     "aten.avg_pool2d": average_pool,
-    "aten.adaptive_avg_pool2d": adaptive_average,
-    "aten.upsample_nearest2d.vec": nearest,
+    "aten.avg_pool3d": average_pool,
 }

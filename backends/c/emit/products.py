@@ -7,19 +7,19 @@ import math
 import numpy as np
 
 from qcompiler.backends.c.emit.dense import Window, bordered, rows_of, window_of
+from qcompiler.backends.c.emit.nest import looped, moved, place
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.packing import blocked
-from qcompiler.backends.c.value import Buffer, Value, channels_last
+from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
 from qcompiler.ir.program import Node
 
-_POINTER = 8
 _PANEL = 16
 
 
 def conv(generator: Generator, call: Call) -> Emitted:
     """A convolution of one or two spatial axes; weights are constant."""
-    weight = _weight(generator, call)
+    weight = weight_of(generator, call)
     rank = weight.ndim - 2
     if rank > 2:
         raise call.unsupported(f"{rank} spatial axes")
@@ -30,7 +30,7 @@ def conv(generator: Generator, call: Call) -> Emitted:
         raise call.unsupported("an image without a batch axis")
     image = bordered(generator, source, window, 0)
     out = generator.new(generator.shape(call.node), "float", channels_last(rank + 2))
-    bias = _bias(generator, call)
+    bias = bias_of(generator, call)
     if window.groups > 1 and weight.shape[1] == 1 and weight.shape[0] == window.groups:
         _convolve(generator, "depthwise_f32", weight, bias, window, image, out)
         return out
@@ -59,16 +59,13 @@ def _convolve(
     count = math.prod(space)
     inner = image.strides[-1] * window.stride[-1]
     outer = image.strides[-2] * window.stride[-2] if len(space) > 1 else 0
-    table = Buffer("arena", count * len(places) * _POINTER)
-    generator.buffers.append(table)
     for batch in range(out.shape[0]):
-        source = generator.pointer(image.sliced(0, batch, 1))
-        rows = f"(const float **)({generator.address(table)})"
-        geometry = f"{space[-1]}, {inner}, {outer}, {generator.pointer(offsets)}, {len(places)}"
-        generator.write(f"qc_point_f32({rows}, {source}, {count}, {geometry});")
         fields: dict[str, str | int] = {
-            "input": source,
-            "rows": f"(const float *const *)({generator.address(table)})",
+            "input": generator.pointer(image.sliced(0, batch, 1)),
+            "width": space[-1],
+            "inner_stride": inner,
+            "outer_stride": outer,
+            "offsets": generator.pointer(offsets),
             "weight": generator.pointer(packed),
             **shape,
             "bias": generator.pointer(bias) if bias is not None else "NULL",
@@ -112,23 +109,31 @@ def linear(generator: Generator, call: Call) -> Emitted:
     else:
         matrix = generator.settled(generator.operand(node))
         packed = _pack(generator, matrix.permuted((1, 0)))
-    bias = _bias(generator, call)
+    bias = bias_of(generator, call)
     _product(generator, source, packed, bias, out, rows, shape[-1])
     return out
 
 
 def _product(
-    generator: Generator, source: Value, packed: Value, bias: Value | None, out: Value, rows: int, columns: int
+    generator: Generator,
+    source: Value,
+    packed: Value,
+    bias: Value | None,
+    out: Value,
+    rows: int,
+    columns: int,
+    steps: tuple[str, str] = ("0", "0"),
 ) -> None:
     fields: dict[str, str | int] = {
-        "input": generator.pointer(source),
-        "input_stride": source.strides[-2],
+        "input": moved(generator, source, steps[0]),
+        "width": max(rows, 1),
+        "inner_stride": source.strides[-2],
         "weight": generator.pointer(packed),
         "columns": columns,
         "taps": 1,
         "depth": source.shape[-1],
         "bias": generator.pointer(bias) if bias is not None else "NULL",
-        "out": generator.pointer(out),
+        "out": moved(generator, out, steps[1]),
         "out_stride": columns,
         "low": "-INFINITY",
         "high": "INFINITY",
@@ -136,13 +141,13 @@ def _product(
     generator.call("gemm_f32", fields, rows)
 
 
-def _pack(generator: Generator, matrix: Value) -> Value:
+def _pack(generator: Generator, matrix: Value, step: str = "0") -> Value:
     """A matrix [K, N] of activations in the order of weights."""
     depth, columns = matrix.shape
     panels = -(-columns // _PANEL)
     packed = generator.new((panels, depth, _PANEL), "float")
     fields: dict[str, str | int] = {
-        "input": generator.pointer(matrix),
+        "input": moved(generator, matrix, step),
         "depth_stride": matrix.strides[0],
         "column_stride": matrix.strides[1],
         "depth": depth,
@@ -159,41 +164,60 @@ def matmul(generator: Generator, call: Call, names: tuple[str, str] = ("self", "
     shape = generator.shape(call.node)
     if len(right.shape) == 1:
         right = right.permuted((0,)).reshaped((right.shape[0], 1)) or right
-    rows_only = len(left.shape) == 1
-    if rows_only:
+    if len(left.shape) == 1:
         left = left.reshaped((1, left.shape[0])) or left
-    depth, columns = right.shape[-2:]
-    rows = left.shape[-2]
-    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    if math.prod(right.shape[:-2]) == 1 and left.dense:
-        lead, rows = (), left.count // depth
-        left = left.reshaped((rows, depth)) or left
-        right = right.reshaped((depth, columns)) or right
-    out = generator.new((*lead, rows, columns), "float")
-    left, right = left.expanded((*lead, rows, depth)), right.expanded((*lead, depth, columns))
-    for place in np.ndindex(*lead):
-        one, other, result = (_at(value, place) for value in (left, right, out))
-        if one.strides[-1] != 1 and depth > 1:
-            one = generator.copied(one, (0, 1))
-        packed = _pack(generator, other)
-        _product(generator, one, packed, None, result, rows, columns)
+    known = generator.program.constant(call.node_at(names[1]))
+    packed = None
+    if known is not None and known.ndim == 2:
+        matrix = known.detach().numpy().astype(np.float32).T[:, None]
+        packed = generator.constant(blocked(matrix, generator.layout("gemm_f32")), "float")
+    out = product_of(generator, left, right, packed)
     return out.reshaped(shape) or out
 
 
-def _at(value: Value, place: tuple[int, ...]) -> Value:
-    """The matrix at an index of the leading axes."""
-    offset = value.offset + sum(index * stride for index, stride in zip(place, value.strides, strict=False))
-    return Value(value.buffer, value.element, value.shape[-2:], value.strides[-2:], offset, value.shift)
+def product_of(generator: Generator, left: Value, right: Value, packed: Value | None = None) -> Value:
+    """Products of matrices [..., M, K] and [..., K, N], leading axes broadcast, one after the other.
+
+    Args:
+        generator: takes the calls.
+        left: the rows.
+        right: the columns.
+        packed: `right` in the order of weights, when it is one matrix and known.
+    """
+    depth, columns = right.shape[-2:]
+    if left.strides[-1] != 1 and depth > 1:
+        left = generator.copied(left, range(len(left.shape)))
+    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    shape = (*lead, left.shape[-2], columns)
+    if math.prod(right.shape[:-2]) == 1 and (flat := left.reshaped((left.count // max(depth, 1), depth))) is not None:
+        left, right, lead = flat, right.reshaped((depth, columns)) or right, ()
+    rows = left.shape[-2]
+    out = generator.new((*lead, rows, columns), "float")
+    left, right = left.expanded((*lead, rows, depth)), right.expanded((*lead, depth, columns))
+    one, other, result = (_first(value) for value in (left, right, out))
+    counters = [f"b{axis}" for axis in range(len(lead))]
+    steps = [place(value, [*counters, "0", "0"]) for value in (left, right, out)]
+    with looped(generator, list(zip(counters, lead, strict=True))):
+        panels = packed or _pack(generator, other, steps[1])
+        _product(generator, one, panels, None, result, rows, columns, (steps[0], steps[2]))
+    return out.reshaped(shape) or out
 
 
-def _weight(generator: Generator, call: Call) -> np.ndarray:
+def _first(value: Value) -> Value:
+    """The first matrix."""
+    return Value(value.buffer, value.element, value.shape[-2:], value.strides[-2:], value.offset, value.shift)
+
+
+def weight_of(generator: Generator, call: Call) -> np.ndarray:
+    """The weight of a layer, which must be constant."""
     known = generator.program.constant(call.node_at("weight"))
     if known is None:
         raise call.unsupported("a weight that is not constant")
     return known.detach().numpy().astype(np.float32)
 
 
-def _bias(generator: Generator, call: Call) -> Value | None:
+def bias_of(generator: Generator, call: Call) -> Value | None:
+    """The bias of a layer, where it has one."""
     node = call.raw("bias")
     return generator.contiguous(generator.operand(node)) if isinstance(node, Node) else None
 

@@ -119,13 +119,14 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     axis = call.axis("dim", len(shape))
     operands = [generator.operand(node) for node in nodes]
     known = [operand.order for operand in operands if isinstance(operand, Value) and operand.shape.count(1) < 3]
-    out = generator.new(shape, element, known[0] if known else None, shift)
+    out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
     for operand in operands:
         if math.prod(operand.shape) == 0:
             continue
         part = out.sliced(axis, start, operand.shape[axis])
-        generator.loop(part, operand)
+        if operand != part:
+            generator.loop(part, operand)
         start += operand.shape[axis]
     return out
 
@@ -250,10 +251,11 @@ def _merged(generator: Generator, moved: Value, shape: tuple[int, ...], order: t
 def roll(generator: Generator, call: Call) -> Emitted:
     """Elements shifted around along axes."""
     value = generator.value(call.node_at(SOURCE))
+    whole = value.shape
     shifts = [generator.size(size) for size in call.sizes("shifts")]
-    axes = call.axes("dims", len(value.shape)) if call.sizes("dims") else []
-    if not axes:
-        raise call.unsupported("a roll without axes")
+    axes = call.axes("dims", len(value.shape)) if call.sizes("dims") else [0]
+    if not call.sizes("dims"):
+        value = generator.contiguous(value).reshaped((value.count,)) or value
     for axis, shift in zip(axes, shifts, strict=True):
         size = value.shape[axis]
         out = generator.new(value.shape, value.element, value.order, value.shift)
@@ -262,7 +264,7 @@ def roll(generator: Generator, call: Call) -> Emitted:
             generator.loop(out.sliced(axis, 0, cut), value.sliced(axis, size - cut, cut))
         generator.loop(out.sliced(axis, cut, size - cut), value.sliced(axis, 0, size - cut))
         value = out
-    return value
+    return value.reshaped(whole) or value
 
 
 def full(generator: Generator, call: Call, filling: float | None = None) -> Emitted:

@@ -47,6 +47,7 @@ ROWS = (
         "qc_pack_bits.h",
         {
             Isa.PORTABLE: "c/runtime/qc_pack_bits_portable.c",
+            Isa.AVX2: "x86/qc_pack_bits_avx2.c",
             Isa.AVX512: "x86/qc_pack_bits_avx512.c",
             Isa.NEON: "arm/qc_pack_bits_neon.c",
         },

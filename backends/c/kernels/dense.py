@@ -20,6 +20,7 @@ ROWS = (
             Isa.PORTABLE: "c/runtime/qc_gemm_i8_portable.c",
             Isa.AVX2: "x86/qc_gemm_i8_avx2.c",
             Isa.AVX512: "x86/qc_gemm_i8_avx512.c",
+            Isa.AMX: "x86/qc_gemm_i8_amx.c",
             Isa.NEON: "arm/qc_gemm_i8_neon.c",
             Isa.DOTPROD: "arm/qc_gemm_i8_dotprod.c",
             Isa.I8MM: "arm/qc_gemm_i8_i8mm.c",
@@ -29,7 +30,19 @@ ROWS = (
     MicroKernel(
         "depthwise_i8",
         "qc_depthwise_i8.h",
-        {Isa.PORTABLE: "c/runtime/qc_depthwise_i8_portable.c", Isa.AVX512: "x86/qc_depthwise_i8_avx512.c", Isa.AVX2: "x86/qc_depthwise_i8_avx2.c", Isa.NEON: "arm/qc_depthwise_i8_neon.c", Isa.DOTPROD: "arm/qc_depthwise_i8_dotprod.c"},
-        {Isa.PORTABLE: Blocked(1, 1), Isa.AVX2: X86_DEPTHWISE, Isa.AVX512: X86_DEPTHWISE, Isa.NEON: Blocked(16, 2), Isa.DOTPROD: Blocked(16, 4)},
+        {
+            Isa.PORTABLE: "c/runtime/qc_depthwise_i8_portable.c",
+            Isa.AVX512: "x86/qc_depthwise_i8_avx512.c",
+            Isa.AVX2: "x86/qc_depthwise_i8_avx2.c",
+            Isa.NEON: "arm/qc_depthwise_i8_neon.c",
+            Isa.DOTPROD: "arm/qc_depthwise_i8_dotprod.c",
+        },
+        {
+            Isa.PORTABLE: Blocked(1, 1),
+            Isa.AVX2: X86_DEPTHWISE,
+            Isa.AVX512: X86_DEPTHWISE,
+            Isa.NEON: Blocked(16, 2),
+            Isa.DOTPROD: Blocked(16, 4),
+        },
     ),
 )

@@ -8,11 +8,12 @@
  *
  * Products over e are chains of fused multiply-adds from 0. Keys go in blocks of 64. With m the largest score so far
  * (0 while that is minus infinity), m' that after the block and w = exp(m - m'): p[s] = exp(score[s] - m'),
- * total = fma(total, w, sum of p, made in 16 lanes as qc_total says), and each element of the result is multiplied by w
- * and goes on as a chain of fused multiply-adds over the block's p[s] * v[s]. At the end it is divided by the total.
+ * total = total * w + sum of p, made in 16 lanes as qc_total says, and each element of the result is multiplied by w and
+ * goes on as a chain of fused multiply-adds over the block's p[s] * v[s]. At the end it is
+ * multiplied by 1 / total.
  *
  * Tasks are (batch, key head, QC_ATTENTION_ROWS rows of the `shared * length` ones that share its keys): see
- * QC_ATTENTION_TASKS. 13 KiB of stack. What is read may be read up to QC_SLACK bytes behind its end.
+ * QC_ATTENTION_TASKS. 18 KiB of stack. What is read may be read up to QC_SLACK bytes behind its end.
  *
  * Source: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022, "FlashAttention".
  */
@@ -21,7 +22,7 @@
 
 #include "qc_lanes.h"
 
-#define QC_ATTENTION_ROWS 16
+#define QC_ATTENTION_ROWS 32
 #define QC_ATTENTION_TASKS(batch, key_heads, shared, length)                                                           \
     ((batch) * (key_heads) * (((shared) * (length) + QC_ATTENTION_ROWS - 1) / QC_ATTENTION_ROWS))
 

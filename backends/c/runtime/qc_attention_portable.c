@@ -1,6 +1,6 @@
 /* qc_attention on every level: both products in tiles of 4 rows and 64 or 16 columns. */
 #include "qc_attention.h"
-#include "qc_math.h"
+#include "qc_exp_lanes.h"
 #include "qc_transpose.h"
 
 #define QC_KEYS 64
@@ -69,17 +69,14 @@ static void qc_all_rows(size_t count, const float *const *a, const float *b, siz
     for (; r < count; ++r) qc_one_row(a + r, b, b_row, b_panel, depth, c + r, columns);
 }
 
-/* Keys first to first + count, inputs `part` of them, input after input; missing keys are zero. */
-static void qc_turn(const qc_attention_args *args, const float *key, size_t first, size_t count, size_t part,
-                    size_t depth, float *turned) {
+/* Inputs `part` and on of `count` keys, input after input; the lanes of missing keys repeat the last one. */
+static void qc_turn(const qc_attention_args *args, const float *key, size_t count, size_t part, size_t depth,
+                    float *turned) {
     for (size_t s = 0; s < count; s += QC_LANES) {
-        const float *from = key + (first + s) * args->key_steps.row + part;
-        float *to = turned + s * QC_PART;
-        const size_t left = count - s, rows = left < QC_LANES ? left : QC_LANES;
-        size_t e = 0;
-        for (; e + QC_LANES <= depth && rows == QC_LANES; e += QC_LANES)
-            qc_transpose(from + e, args->key_steps.row, to + e * QC_LANES);
-        qc_transpose_some(from + e, args->key_steps.row, rows, depth - e, to + e * QC_LANES);
+        const float *from[QC_LANES];
+        for (size_t i = 0; i < QC_LANES; ++i)
+            from[i] = key + (s + i < count ? s + i : count - 1) * args->key_steps.row + part;
+        for (size_t e = 0; e < depth; e += QC_LANES) qc_transpose(from, e, turned + s * QC_PART + e * QC_LANES);
     }
 }
 
@@ -92,7 +89,7 @@ static void qc_scores(const qc_attention_args *args, const qc_rows *rows, size_t
         const size_t rest = args->depth - part, depth = rest < QC_PART ? rest : QC_PART;
         const float *query[QC_ATTENTION_ROWS];
         for (size_t r = 0; r < rows->count; ++r) query[r] = rows->query[r] + part;
-        qc_turn(args, rows->key, first, count, part, depth, turned);
+        qc_turn(args, rows->key + first * args->key_steps.row, count, part, depth, turned);
         qc_all_rows(rows->count, query, turned, QC_LANES, QC_PART * QC_LANES, depth, score, count);
     }
 }
@@ -118,13 +115,18 @@ static void qc_weigh(const qc_attention_args *args, qc_rows *rows, size_t r, flo
     qc_lanes most = qc_splat(rows->largest[r]), sum = qc_splat(0.0f);
     for (size_t s = 0; s < QC_KEYS; s += QC_LANES) most = qc_at_least(most, qc_load(score + s));
     const float largest = qc_largest(most), level = largest == -INFINITY ? 0.0f : largest;
-    const float weight = qc_exp(rows->largest[r] - level);
-    for (size_t s = 0; s < QC_KEYS; ++s) score[s] = qc_exp(score[s] - level);
-    for (size_t s = 0; s < QC_KEYS; s += QC_LANES) sum = qc_plus(sum, qc_load(score + s));
-    rows->total[r] = fmaf(rows->total[r], weight, qc_total(sum));
+    for (size_t s = 0; s < QC_KEYS; s += QC_LANES) {
+        const qc_lanes p = qc_exp_lanes(qc_minus(qc_load(score + s), qc_splat(level)));
+        qc_store(score + s, p);
+        sum = qc_plus(sum, p);
+    }
+    if (largest != rows->largest[r]) {
+        const float weight = qc_exp(rows->largest[r] - level);
+        rows->total[r] = rows->total[r] * weight;
+        qc_row_times(rows->out[r], args->width, weight);
+    }
+    rows->total[r] = rows->total[r] + qc_total(sum);
     rows->largest[r] = largest;
-    if (weight == 1.0f) return;
-    for (size_t f = 0; f < args->width; ++f) rows->out[r][f] = rows->out[r][f] * weight;
 }
 
 static void qc_attend(const qc_attention_args *args, qc_rows *rows) {
@@ -146,8 +148,8 @@ static void qc_attend(const qc_attention_args *args, qc_rows *rows) {
                     args->value_steps.row, QC_LANES, count, rows->out, args->width);
     }
     for (size_t r = 0; r < rows->count; ++r) {
-        const float total = rows->total[r] == 0.0f ? 1.0f : rows->total[r];
-        for (size_t f = 0; f < args->width; ++f) rows->out[r][f] = rows->out[r][f] / total;
+        const float inverse = 1.0f / (rows->total[r] == 0.0f ? 1.0f : rows->total[r]);
+        qc_row_times(rows->out[r], args->width, inverse);
     }
 }
 

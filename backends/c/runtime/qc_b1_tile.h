@@ -33,29 +33,49 @@ static inline size_t qc_b1_pairs(const qc_b1_source *from) {
     return (from->taps * qc_bit_words(from->depth) + 1) / 2;
 }
 
-/* Writes row m as every `tile`-th pair of words, a single last one followed by zero. */
-static inline void qc_b1_gather_row(const qc_b1_source *from, size_t m, uint64_t *to, size_t tile) {
-    const uint8_t *input = from->input + m / from->width * from->outer_stride + m % from->width * from->inner_stride;
+/* A walk through rows. */
+typedef struct {
+    const uint8_t *line, *row;
+    size_t column;
+} qc_b1_walk;
+
+static inline qc_b1_walk qc_b1_walk_from(const qc_b1_source *from, size_t m) {
+    const uint8_t *line = from->input + m / from->width * from->outer_stride;
+    return (qc_b1_walk){line, line + m % from->width * from->inner_stride, m % from->width};
+}
+
+/* The next `rows` rows, as many pointers as there are in a tile: those behind are the last one again. */
+static inline void qc_b1_next_rows(const qc_b1_source *from, qc_b1_walk *walk, size_t rows,
+                                   const uint8_t *found[QC_B1_TILE]) {
+    for (size_t r = 0; r < QC_B1_TILE; ++r) {
+        found[r] = r < rows ? walk->row : found[rows - 1];
+        if (r >= rows) continue;
+        walk->row += from->inner_stride;
+        if (++walk->column < from->width) continue;
+        walk->line += from->outer_stride;
+        walk->row = walk->line;
+        walk->column = 0;
+    }
+}
+
+/* Writes a row as every `tile`-th pair of words, a single last one followed by zero; chained, the second of a pair is its
+ * exclusive or with the first. */
+QC_B1_INLINE void qc_b1_gather_row(const qc_b1_source *from, const uint8_t *input, uint64_t *to, size_t tile,
+                                   const int chained) {
     const size_t words = qc_bit_words(from->depth);
     size_t in_pair = 0;
     for (size_t t = 0; t < from->taps; ++t) {
         const uint8_t *row = input + (from->offsets ? from->offsets[t] : 0), *end = row + words * 8;
-        if (words % 2 == 0) {
-            for (; row < end; row += 16, to += 2 * tile) memcpy(to, row, 16);
-            continue;
+        for (; in_pair == 0 && row + 8 < end; row += 16, to += 2 * tile) {
+            memcpy(to, row, 16);
+            if (chained) to[1] ^= to[0];
         }
-        for (; row < end; row += 8) {
-            to[in_pair] = qc_bit_word(row);
+        for (; row < end; row += 8, in_pair ^= 1) {
+            to[in_pair] = chained && in_pair ? qc_bit_word(row) ^ to[0] : qc_bit_word(row);
             to += in_pair * 2 * tile;
-            in_pair ^= 1;
         }
     }
-    if (in_pair) to[1] = 0;
-}
-
-/* The second of each pair of words becomes its exclusive or with the first. */
-static inline void qc_b1_chain(uint64_t *signs, size_t pairs) {
-    for (size_t at = 0; at < 2 * pairs; at += 2) signs[at + 1] ^= signs[at];
+    if (in_pair) to[1] = chained ? to[0] : 0;
 }
 
 /* The word of signs of sum < threshold. What lies behind the last column may be anything. */
@@ -79,18 +99,19 @@ static inline void qc_b1_finish_signs(const qc_gemm_b1_args *args, size_t m, siz
     memcpy((uint8_t *)args->out + m * args->out_stride + n / 8, &bits, sizeof bits);
 }
 
-static inline void qc_b1_finish_reals(const qc_epilogue *e, size_t m, size_t n, const int32_t *restrict totals,
+static inline void qc_b1_finish_reals(const qc_epilogue *e, size_t m, size_t n, const int32_t *restrict sums,
                                       size_t count, float *restrict out) {
+    const int32_t *restrict bias = e->bias + n;
     const float *restrict factor = e->factor + n;
     if (e->row_scale) {
         const float row_scale = e->row_scale[m];
-        for (size_t j = 0; j < count; ++j) out[j] = (float)totals[j] * (row_scale * factor[j]);
+        for (size_t j = 0; j < count; ++j) out[j] = (float)(sums[j] + bias[j]) * (row_scale * factor[j]);
     } else {
-        for (size_t j = 0; j < count; ++j) out[j] = (float)totals[j] * factor[j];
+        for (size_t j = 0; j < count; ++j) out[j] = (float)(sums[j] + bias[j]) * factor[j];
     }
     if (e->finish == QC_REALS_BIASED || e->finish == QC_CODES_BIASED) {
-        const float *restrict bias = e->float_bias + n;
-        for (size_t j = 0; j < count; ++j) out[j] += bias[j];
+        const float *restrict float_bias = e->float_bias + n;
+        for (size_t j = 0; j < count; ++j) out[j] += float_bias[j];
     }
 }
 
@@ -104,15 +125,15 @@ static inline void qc_b1_finish_codes(const qc_epilogue *e, const float *restric
 /* The epilogue of columns from n of row m: qc_finish_one in loops that are vectorized. */
 static inline void qc_b1_finish_numbers(const qc_epilogue *e, size_t m, size_t n, int32_t *restrict sums, size_t count,
                                         void *out) {
-    const int32_t *restrict bias = e->bias + n;
-    for (size_t j = 0; j < count; ++j) sums[j] += bias[j];
     if (e->row_zero) {
         const int32_t *restrict column_sum = e->column_sum + n;
         const int32_t zero = e->row_zero[m];
         for (size_t j = 0; j < count; ++j) sums[j] -= zero * column_sum[j];
     }
     if (e->finish == QC_INT32) {
-        memcpy(out, sums, count * sizeof *sums);
+        const int32_t *restrict bias = e->bias + n;
+        int32_t *restrict totals = out;
+        for (size_t j = 0; j < count; ++j) totals[j] = sums[j] + bias[j];
     } else if (e->finish == QC_REALS || e->finish == QC_REALS_BIASED) {
         qc_b1_finish_reals(e, m, n, sums, count, out);
     } else {
@@ -152,11 +173,13 @@ QC_B1_INLINE void qc_b1_run(const qc_gemm_b1_args *args, size_t begin, size_t en
     const int32_t terms = (int32_t)(args->taps * args->depth);
     uint64_t signs[QC_B1_TILE * QC_B1_WORDS];
     int32_t sums[QC_B1_TILE * QC_B1_SPAN] = {0};
+    qc_b1_walk walk = qc_b1_walk_from(&from, begin);
     for (size_t m = begin; m < end; m += level.tile) {
         const size_t rows = end - m < level.tile ? end - m : level.tile;
+        const uint8_t *row[QC_B1_TILE];
+        qc_b1_next_rows(&from, &walk, rows, row);
         for (size_t r = 0; r < level.tile; ++r)
-            qc_b1_gather_row(&from, m + (r < rows ? r : rows - 1), signs + 2 * r, level.tile);
-        if (level.chained) qc_b1_chain(signs, pairs * level.tile);
+            qc_b1_gather_row(&from, row[r], signs + 2 * r, level.tile, level.chained);
         for (size_t n = 0; n < args->columns; n += QC_B1_SPAN) {
             const size_t left = args->columns - n < QC_B1_SPAN ? args->columns - n : QC_B1_SPAN;
             const size_t panels = (left + level.columns - 1) / level.columns;

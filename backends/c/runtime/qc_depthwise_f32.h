@@ -1,8 +1,12 @@
 /* Depthwise convolution of floats in channels-last order.
  *
- *   out[m][c] = clamp(bias[c] + sum over t < taps of rows[m * taps + t][c] * w[t][c], low, high)
+ *   out[m][c] = clamp(bias[c] + sum over t < taps of a(m, t)[c] * w[t][c], low, high)
  *
- * One chain of fused multiply-adds over t that starts at bias[c], or 0. Weights are [taps][channels].
+ * One chain of fused multiply-adds over t that starts at bias[c], or 0. Weights are [taps][channels]. As for qc_gemm_i8,
+ *
+ *   a(m, t) = input + (m / width) * outer_stride + (m % width) * inner_stride + offsets[t]
+ *
+ * in an image that already has its border of zeros.
  *
  * Tasks are positions m.
  */
@@ -12,8 +16,9 @@
 #include "qc_lanes.h"
 
 typedef struct {
-    const float *input;       /* what the pointers reach into */
-    const float *const *rows; /* [position count * taps], each to `channels` floats; zeros outside of the input */
+    const float *input;
+    size_t width, inner_stride, outer_stride; /* strides in elements */
+    const int32_t *offsets;                   /* [taps] in elements */
     const float *weight;
     size_t channels, taps;
     const float *bias; /* [channels] or NULL */

@@ -42,9 +42,12 @@ QC_INLINE void qc_tile(const qc_gemm_f32_args *args, size_t m, size_t panel, siz
         const qc_lanes start = qc_start(args, (panel + p) * QC_LANES);
         QC_UNROLL for (size_t r = 0; r < rows; ++r) sum[r][p] = start;
     }
+    const float *row[QC_TILE_ROWS];
+    QC_UNROLL for (size_t r = 0; r < rows; ++r) row[r] = qc_gemm_f32_row(args, m + r);
     for (size_t t = 0; t < args->taps; ++t) {
         const float *a[QC_TILE_ROWS];
-        QC_UNROLL for (size_t r = 0; r < rows; ++r) a[r] = qc_gemm_f32_row(args, m + r, t);
+        const ptrdiff_t offset = args->offsets ? args->offsets[t] : 0;
+        QC_UNROLL for (size_t r = 0; r < rows; ++r) a[r] = row[r] + offset;
         for (size_t k = 0; k < args->depth; ++k, weight += QC_LANES) {
             qc_lanes w[QC_ROW_PANELS];
             QC_UNROLL for (size_t p = 0; p < panels; ++p) w[p] = qc_load(weight + p * step);
@@ -62,6 +65,7 @@ QC_INLINE void qc_tile(const qc_gemm_f32_args *args, size_t m, size_t panel, siz
 #define QC_ROWS_OF(name, panels)                                                                                       \
     static void name(const qc_gemm_f32_args *args, size_t panel, size_t m, size_t end) {                               \
         for (; m + QC_TILE_ROWS <= end; m += QC_TILE_ROWS) qc_tile(args, m, panel, QC_TILE_ROWS, panels);              \
+        for (; m + 4 <= end; m += 4) qc_tile(args, m, panel, 4, panels);                                               \
         for (; m + 2 <= end; m += 2) qc_tile(args, m, panel, 2, panels);                                               \
         if (m < end) qc_tile(args, m, panel, 1, panels);                                                               \
     }

@@ -1,39 +1,6 @@
 /* qc_hadamard on every level: distances below 16 within lanes, others between them. */
 #include "qc_hadamard.h"
 
-/* Lane i gets what lane i ^ distance holds. */
-#if defined(__AVX512F__)
-QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
-    if (distance == 1) return (qc_lanes){_mm512_permute_ps(a.v, 0xb1)};
-    if (distance == 2) return (qc_lanes){_mm512_permute_ps(a.v, 0x4e)};
-    if (distance == 4) return (qc_lanes){_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
-    return (qc_lanes){_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
-}
-#elif defined(__AVX2__) && defined(__FMA__)
-QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
-    if (distance == 1) return (qc_lanes){{_mm256_permute_ps(a.v[0], 0xb1), _mm256_permute_ps(a.v[1], 0xb1)}};
-    if (distance == 2) return (qc_lanes){{_mm256_permute_ps(a.v[0], 0x4e), _mm256_permute_ps(a.v[1], 0x4e)}};
-    if (distance == 4)
-        return (qc_lanes){{_mm256_permute2f128_ps(a.v[0], a.v[0], 1), _mm256_permute2f128_ps(a.v[1], a.v[1], 1)}};
-    return (qc_lanes){{a.v[1], a.v[0]}};
-}
-#elif defined(__aarch64__)
-QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
-    qc_lanes y;
-    for (int q = 0; q < 4; ++q)
-        y.v[q] = distance == 1   ? vrev64q_f32(a.v[q])
-                 : distance == 2 ? vextq_f32(a.v[q], a.v[q], 2)
-                                 : a.v[q ^ (distance / 4)];
-    return y;
-}
-#else
-QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
-    qc_lanes y;
-    for (int i = 0; i < QC_LANES; ++i) y.v[i] = a.v[i ^ distance];
-    return y;
-}
-#endif
-
 static const float qc_turns[4][QC_LANES] = {
     {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
     {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},

@@ -155,20 +155,64 @@ QC_INLINE void qc_store_some(float *x, size_t count, qc_lanes a) {
 }
 #endif
 
+/* Lane i gets what lane i ^ distance holds. */
+#if defined(__AVX512F__)
+QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
+    if (distance == 1) return (qc_lanes){_mm512_permute_ps(a.v, 0xb1)};
+    if (distance == 2) return (qc_lanes){_mm512_permute_ps(a.v, 0x4e)};
+    if (distance == 4) return (qc_lanes){_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
+    return (qc_lanes){_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
+    if (distance == 1) return (qc_lanes){{_mm256_permute_ps(a.v[0], 0xb1), _mm256_permute_ps(a.v[1], 0xb1)}};
+    if (distance == 2) return (qc_lanes){{_mm256_permute_ps(a.v[0], 0x4e), _mm256_permute_ps(a.v[1], 0x4e)}};
+    if (distance == 4)
+        return (qc_lanes){{_mm256_permute2f128_ps(a.v[0], a.v[0], 1), _mm256_permute2f128_ps(a.v[1], a.v[1], 1)}};
+    return (qc_lanes){{a.v[1], a.v[0]}};
+}
+#elif defined(__aarch64__)
+QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
+    qc_lanes y;
+    for (int q = 0; q < 4; ++q)
+        y.v[q] = distance == 1   ? vrev64q_f32(a.v[q])
+                 : distance == 2 ? vextq_f32(a.v[q], a.v[q], 2)
+                                 : a.v[q ^ (distance / 4)];
+    return y;
+}
+#else
+QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {
+    qc_lanes y;
+    for (int i = 0; i < QC_LANES; ++i) y.v[i] = a.v[i ^ distance];
+    return y;
+}
+#endif
+
+QC_INLINE float qc_first(qc_lanes a) {
+#if defined(__AVX512F__)
+    return _mm512_cvtss_f32(a.v);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_cvtss_f32(a.v[0]);
+#elif defined(__aarch64__)
+    return vgetq_lane_f32(a.v[0], 0);
+#else
+    return a.v[0];
+#endif
+}
+
 /* Lane i and lane i + 8, then i + 4, i + 2, i + 1: the order in which every sum of lanes is finished. */
 QC_INLINE float qc_total(qc_lanes a) {
-    float all[QC_LANES];
-    qc_store(all, a);
-    for (int half = QC_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) all[i] = all[i] + all[i + half];
-    return all[0];
+    a = qc_plus(a, qc_swapped(a, 8));
+    a = qc_plus(a, qc_swapped(a, 4));
+    a = qc_plus(a, qc_swapped(a, 2));
+    return qc_first(qc_plus(a, qc_swapped(a, 1)));
 }
 
 QC_INLINE float qc_largest(qc_lanes a) {
-    float all[QC_LANES];
-    qc_store(all, a);
-    for (int i = 1; i < QC_LANES; ++i) all[0] = all[0] < all[i] ? all[i] : all[0];
-    return all[0];
+    a = qc_at_least(a, qc_swapped(a, 8));
+    a = qc_at_least(a, qc_swapped(a, 4));
+    a = qc_at_least(a, qc_swapped(a, 2));
+    return qc_first(qc_at_least(a, qc_swapped(a, 1)));
 }
 
 /* Sums of a row are made in 16 lanes, of elements i = lane mod 16. */
@@ -178,6 +222,13 @@ QC_INLINE float qc_row_sum(const float *x, size_t width) {
     for (; i + QC_LANES <= width; i += QC_LANES) sum = qc_plus(sum, qc_load(x + i));
     if (i < width) sum = qc_plus(sum, qc_load_some(x + i, width - i, 0.0f));
     return qc_total(sum);
+}
+
+/* A row times a number, in place. */
+QC_INLINE void qc_row_times(float *x, size_t width, float factor) {
+    size_t i = 0;
+    for (; i + QC_LANES <= width; i += QC_LANES) qc_store(x + i, qc_times(qc_load(x + i), qc_splat(factor)));
+    if (i < width) qc_store_some(x + i, width - i, qc_times(qc_load_some(x + i, width - i, 0.0f), qc_splat(factor)));
 }
 
 #endif

@@ -2,7 +2,10 @@
 #ifndef QC_LOOPS_H
 #define QC_LOOPS_H
 
+#include "qc_functions.h"
+#include "qc_lanes.h"
 #include "qc_math.h"
+#include "qc_sort.h"
 
 /* A position along an axis: negative ones count from its end, others outside are moved to the nearest inside, so that
  * no input makes a model read memory that is not its own. */

@@ -43,14 +43,19 @@ QC_MATH float qc_clamp(float x, float low, float high) {
 #define QC_MAGIC 12582912.0f
 QC_MATH float qc_power_of_two(float shifted) { return qc_from_bits((qc_bits(shifted) + 127u) << 23); }
 
-/* exp(r) - 1 for |r| <= ln(2) / 2. */
+/* exp(r) - 1 for |r| <= ln(2) / 2: r + r^2 (QC_EXP_1 + QC_EXP_2 r + ...). */
+#define QC_EXP_1 5.0000001201e-1f
+#define QC_EXP_2 1.6666665459e-1f
+#define QC_EXP_3 4.1665795894e-2f
+#define QC_EXP_4 8.3334519073e-3f
+#define QC_EXP_5 1.3981999507e-3f
+#define QC_EXP_6 1.9875691500e-4f
 QC_MATH float qc_expm1_near(float r) {
-    float p = 1.9875691500e-4f;
-    p = fmaf(p, r, 1.3981999507e-3f);
-    p = fmaf(p, r, 8.3334519073e-3f);
-    p = fmaf(p, r, 4.1665795894e-2f);
-    p = fmaf(p, r, 1.6666665459e-1f);
-    p = fmaf(p, r, 5.0000001201e-1f);
+    float p = fmaf(QC_EXP_6, r, QC_EXP_5);
+    p = fmaf(p, r, QC_EXP_4);
+    p = fmaf(p, r, QC_EXP_3);
+    p = fmaf(p, r, QC_EXP_2);
+    p = fmaf(p, r, QC_EXP_1);
     return fmaf(p * r, r, r);
 }
 
@@ -66,7 +71,9 @@ QC_MATH float qc_exp(float x) {
     /* In two factors, as 2^n alone may be too large or too small for a float although the result is none of both. */
     const float half = fmaf(n, 0.5f, QC_MAGIC);
     const float rest = n - (half - QC_MAGIC);
-    return (1.0f + qc_expm1_near(r)) * qc_power_of_two(half) * qc_power_of_two(rest + QC_MAGIC);
+    /* What becomes zero is zero before: a product that underflows takes a hundred times as long as others. */
+    const float base = x < -104.0f ? 0.0f : 1.0f + qc_expm1_near(r);
+    return base * qc_power_of_two(half) * qc_power_of_two(rest + QC_MAGIC);
 }
 
 QC_MATH float qc_expm1(float x) {

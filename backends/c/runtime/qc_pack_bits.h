@@ -26,6 +26,7 @@ typedef struct {
 } qc_pack_bits_args;
 
 void qc_pack_bits_portable(const qc_pack_bits_args *args, size_t begin, size_t end);
+void qc_pack_bits_avx2(const qc_pack_bits_args *args, size_t begin, size_t end);
 void qc_pack_bits_avx512(const qc_pack_bits_args *args, size_t begin, size_t end);
 void qc_pack_bits_neon(const qc_pack_bits_args *args, size_t begin, size_t end);
 

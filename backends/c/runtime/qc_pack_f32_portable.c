@@ -13,9 +13,12 @@ static void qc_copied_panel(const qc_pack_f32_args *args, const float *input, fl
 }
 
 static void qc_turned_panel(const qc_pack_f32_args *args, const float *input, float *out) {
+    const float *rows[QC_LANES];
     size_t k = 0;
-    for (; k + QC_LANES <= args->depth; k += QC_LANES) qc_transpose(input + k, args->column_stride, out + k * QC_LANES);
-    qc_transpose_some(input + k, args->column_stride, QC_LANES, args->depth - k, out + k * QC_LANES);
+    for (size_t i = 0; i < QC_LANES; ++i) rows[i] = input + i * args->column_stride;
+    for (; k + QC_LANES <= args->depth; k += QC_LANES) qc_transpose(rows, k, out + k * QC_LANES);
+    for (; k < args->depth; ++k)
+        for (size_t i = 0; i < QC_LANES; ++i) out[k * QC_LANES + i] = rows[i][k];
 }
 
 void qc_pack_f32_portable(const qc_pack_f32_args *args, size_t begin, size_t end) {

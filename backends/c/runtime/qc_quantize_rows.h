@@ -30,7 +30,7 @@ typedef struct {
     size_t out_stride;
     float *scale;  /* [rows] */
     int32_t *zero; /* [rows] as stored, or NULL */
-    int32_t *sum;  /* [rows] sums of codes without shift, or NULL */
+    int32_t *sum;  /* [rows] sums of codes without shift, for rows of up to 2^20, or NULL */
 } qc_quantize_rows_args;
 
 void qc_quantize_rows_portable(const qc_quantize_rows_args *args, size_t begin, size_t end);

@@ -28,18 +28,34 @@ static void qc_choose(const qc_quantize_rows_args *args, float low, float high, 
     *zero = qc_round(place);
 }
 
+/* `invert` is a constant. */
+QC_INLINE qc_lanes qc_code(const qc_quantize_rows_args *args, qc_lanes x, float scale, float zero, int invert) {
+    const qc_lanes steps = invert ? qc_quotient(x, scale, 1.0f / scale) : qc_over(x, qc_splat(scale));
+    return qc_settled(steps, zero, args->lowest, args->highest);
+}
+
 /* Returns the sum of the codes. */
-static int32_t qc_codes_of(const qc_quantize_rows_args *args, const float *restrict x, uint8_t *restrict out, float scale,
-                           float zero) {
-    const float lowest = args->lowest, highest = args->highest;
-    const int32_t shift = (int32_t)args->shift;
-    int32_t sum = 0;
-    for (size_t k = 0; k < args->width; ++k) {
-        const int32_t code = qc_settled(x[k] / scale, zero, lowest, highest);
-        sum += code;
-        out[k] = (uint8_t)(code + shift);
+QC_INLINE int32_t qc_codes_by(const qc_quantize_rows_args *args, const float *x, uint8_t *out, float scale, float zero,
+                              int invert) {
+    const size_t width = args->width, left = width % QC_LANES;
+    const qc_lanes shift = qc_splat(args->shift);
+    qc_lanes sum = qc_splat(0.0f);
+    size_t k = 0;
+    for (; k + QC_LANES <= width; k += QC_LANES) {
+        const qc_lanes code = qc_code(args, qc_load(x + k), scale, zero, invert);
+        sum = qc_plus(sum, code);
+        qc_store_bytes(out + k, qc_plus(code, shift));
     }
-    return sum;
+    if (!left) return (int32_t)qc_total(sum);
+    /* What is missing is filled up with zeros, whose codes do not count. */
+    const qc_lanes code = qc_code(args, qc_load_some(x + k, left, 0.0f), scale, zero, invert);
+    qc_store_some_bytes(out + k, left, qc_plus(code, shift));
+    return (int32_t)qc_total(qc_plus(sum, code)) - (int32_t)(QC_LANES - left) * (int32_t)zero;
+}
+
+static int32_t qc_codes_of(const qc_quantize_rows_args *args, const float *x, uint8_t *out, float scale, float zero) {
+    if (qc_can_invert(scale)) return qc_codes_by(args, x, out, scale, zero, 1);
+    return qc_codes_by(args, x, out, scale, zero, 0);
 }
 
 void qc_quantize_rows_portable(const qc_quantize_rows_args *args, size_t begin, size_t end) {

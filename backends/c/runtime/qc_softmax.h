@@ -1,6 +1,6 @@
 /* Softmax of rows, or its logarithm.
  *
- *   e[i] = exp(x[i] - largest), total = sum of e, out[i] = e[i] / total; logarithmic: (x[i] - largest) - log(total)
+ *   e[i] = exp(x[i] - largest), total = sum of e, out[i] = e[i] * (1 / total); logarithmic: (x[i] - largest) - log(total)
  *
  * The sum is made in 16 lanes, of elements i = lane mod 16, which are added as qc_total says. `out` may be `input`. A row
  * of minus infinity is NaN.

@@ -1,4 +1,4 @@
-/* Turns 16 x 16 floats: rows of the source become columns. */
+/* Turns 16 x 16 floats, those from `at` on of 16 rows: rows become columns. */
 #ifndef QC_TRANSPOSE_H
 #define QC_TRANSPOSE_H
 
@@ -7,9 +7,9 @@
 #if defined(__AVX512F__)
 
 /* Pairs of rows, then of pairs, within quarters of a register; then the quarters, twice. */
-QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
+QC_INLINE void qc_transpose(const float *const *from, size_t at, float *to) {
     __m512 a[16], b[16];
-    QC_UNROLL for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + (size_t)i * stride);
+    QC_UNROLL for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from[i] + at);
     QC_UNROLL for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -37,12 +37,13 @@ QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
-QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
+QC_INLINE void qc_transpose(const float *const *from, size_t at, float *to) {
     for (size_t block = 0; block < 4; ++block) {
-        const float *x = from + block / 2 * 8 * stride + block % 2 * 8;
+        const float *const *rows = from + block / 2 * 8;
+        const size_t column = at + block % 2 * 8;
         float *y = to + block % 2 * 8 * QC_LANES + block / 2 * 8;
         __m256 a[8], b[8];
-        QC_UNROLL for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(x + (size_t)i * stride);
+        QC_UNROLL for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(rows[i] + column);
         QC_UNROLL for (int i = 0; i < 8; i += 2) {
             b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
             b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -62,13 +63,14 @@ QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
 
 #elif defined(__aarch64__)
 
-QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
+QC_INLINE void qc_transpose(const float *const *from, size_t at, float *to) {
     for (size_t row = 0; row < QC_LANES; row += 4) {
         for (size_t column = 0; column < QC_LANES; column += 4) {
-            const float *x = from + row * stride + column;
+            const float *const *x = from + row;
+            const size_t place = at + column;
             float *y = to + column * QC_LANES + row;
-            const float32x4x2_t upper = vtrnq_f32(vld1q_f32(x), vld1q_f32(x + stride));
-            const float32x4x2_t lower = vtrnq_f32(vld1q_f32(x + 2 * stride), vld1q_f32(x + 3 * stride));
+            const float32x4x2_t upper = vtrnq_f32(vld1q_f32(x[0] + place), vld1q_f32(x[1] + place));
+            const float32x4x2_t lower = vtrnq_f32(vld1q_f32(x[2] + place), vld1q_f32(x[3] + place));
             QC_UNROLL for (int i = 0; i < 2; ++i) {
                 vst1q_f32(y + i * QC_LANES, vcombine_f32(vget_low_f32(upper.val[i]), vget_low_f32(lower.val[i])));
                 vst1q_f32(y + (i + 2) * QC_LANES, vcombine_f32(vget_high_f32(upper.val[i]), vget_high_f32(lower.val[i])));
@@ -79,17 +81,11 @@ QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
 
 #else
 
-QC_INLINE void qc_transpose(const float *from, size_t stride, float *to) {
+QC_INLINE void qc_transpose(const float *const *from, size_t at, float *to) {
     for (size_t i = 0; i < QC_LANES; ++i)
-        for (size_t j = 0; j < QC_LANES; ++j) to[j * QC_LANES + i] = from[i * stride + j];
+        for (size_t j = 0; j < QC_LANES; ++j) to[j * QC_LANES + i] = from[i][at + j];
 }
 
 #endif
-
-/* The same of the first `rows` and `columns` of them; lanes of missing rows hold zero. */
-QC_INLINE void qc_transpose_some(const float *from, size_t stride, size_t rows, size_t columns, float *to) {
-    for (size_t j = 0; j < columns; ++j)
-        for (size_t i = 0; i < QC_LANES; ++i) to[j * QC_LANES + i] = i < rows ? from[i * stride + j] : 0.0f;
-}
 
 #endif

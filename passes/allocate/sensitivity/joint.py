@@ -6,7 +6,7 @@ Formula   g(harm(plan)) ~ c + sum_u loss_uk over random plans, see `additive`; a
 Shapes    float64 [options, groups of samples] per unit
 Promise   not below 0; additive in g of the harm, so that sums rank plans
 Needs     calibration data; as many runs of the whole program as plans, besides those of the toggled losses
-Source    main effects of a factorial design, Fisher 1935, monotone and on a prior of toggled losses: own
+Source    main effects of a factorial design, Fisher 1935, on a prior of toggled losses: own
 """
 
 from __future__ import annotations
