@@ -4,10 +4,11 @@
 
 Weights only, simulated exactly. The limit is the average bits, scales and zero points included, of `w4a16` and of
 `w3a16`: one scale for each output channel. Widths from 2 to 8 are offered with scales per channel and, for matrices, in
-groups of 128 and 64; a uniform plan is one of these wherever it is offered, and the best one within the limit is the
-reference. With `--inside` each weight may also spread the same bits unevenly over its rows or columns; the best plan of
-one such option everywhere is told too. Losses are the divergence of the results with one unit quantized at a time,
-on the first samples; all plans are compared on samples that nothing was chosen by, and candidates on the first ones.
+groups of 128 and 64 and per channel in half precision; a uniform plan is one of these wherever it is offered, and the
+best one within the limit is the reference. With `--inside` each weight may also spread the same bits unevenly over its
+rows or columns; the best plan of one such option everywhere is told too. Losses are the divergence of the results with
+one unit quantized at a time, on the first samples; all plans are compared on samples that nothing was chosen by, and
+candidates on the first ones.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MODELS = ("resnet20", "squeezenet", "vit_mnist", "code_lm", "stories")
 SAMPLES = {"lm": 16, "cnn": 64, "vit": 64}
 QUICK_SAMPLES = {"lm": 2, "cnn": 8, "vit": 8}
 FRESH = {"lm": 24, "cnn": 256, "vit": 256}
-GROUPS = ("", "g128", "g64")
+SCALES = ("", "g128", "g64", "_f16")
 WIDTHS = (8, 6, 5, 4, 3, 2)
 LIMITED = (4, 3)
 CANDIDATES = 4
@@ -79,8 +80,8 @@ class Bed:
 
 def schemes(kind: str, quick: bool) -> list[str]:
     """What is offered to a kind of model."""
-    groups = ("",) if kind == "cnn" or quick else GROUPS
-    return [f"w{width}a16{group}" for width in WIDTHS for group in groups if not (group and width > 4)]
+    scales = ("",) if kind == "cnn" or quick else SCALES
+    return [f"w{width}a16{place}" for width in WIDTHS for place in scales if not (place.startswith("g") and width > 4)]
 
 
 def prepared(name: str, inside: Sequence[str], quick: bool) -> Bed:

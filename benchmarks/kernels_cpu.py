@@ -4,17 +4,18 @@
 
 All ways to do one piece of work run in turns in one process; figures are GOP/s (a multiply-accumulate is two
 operations) by CPU time of the thread, medians; the columns `x PEER` say how much faster our best level is, medians of
-the ratio in a round.
+the ratio in a round. Families that are left out keep what an earlier run wrote of them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 
-from benchmarks.common import print_table, write_results
+from benchmarks.common import RESULTS, print_table, write_results
 from benchmarks.kernels import binary, floats, int8, low_bit
 from benchmarks.kernels.common import Contest, compete
 
@@ -33,6 +34,8 @@ FAMILIES: Mapping[str, Callable[[], Iterator[Contest]]] = {
     "rows": floats.rows,
     "attention": floats.attention,
 }
+NAME = "kernels_cpu"
+NOTE = "GOP/s of one thread, medians; x: how much faster our best level is"
 
 
 def main() -> None:
@@ -47,9 +50,16 @@ def main() -> None:
         found = [compete(contest, given.rounds) for contest in FAMILIES[family]() if given.only in contest.case]
         print_table(found)
         print()
-        rows += found
+        rows += [{"family": family, **row} for row in found]
     if not given.only:
-        write_results("kernels_cpu", rows, "GOP/s of one thread, medians; x: how much faster our best level is")
+        write_results(NAME, [*_others(given.families.split(",")), *rows], NOTE)
+
+
+def _others(families: Collection[str]) -> list[dict[str, object]]:
+    """Rows of earlier runs of families that this one leaves out."""
+    path = RESULTS / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return [row for row in rows if row.get("family") not in (None, *families)]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ FINISHES = (CODES, REALS, REALS_BIASED, CODES_BIASED, INT32)
 
 def act_dtype(isa: Isa) -> type:
     """What 8-bit activations are stored as where a version runs."""
-    return np.uint8 if LEVELS[isa].architecture in ("portable", "x86") else np.int8
+    return np.uint8 if LEVELS[isa].architecture == "x86" else np.int8
 
 
 def out_dtype(isa: Isa, finish: int) -> type:

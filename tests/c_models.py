@@ -80,7 +80,7 @@ def product(isa: Isa, dispatched: tuple[Isa, ...] = (), threads: bool = True) ->
     random = np.random.default_rng(1)
     # Versions that are chosen among share one order of weights; portable C reads any.
     layout = MICRO_KERNELS["gemm_i8"].layout((*dispatched, isa)[0])
-    activations = np.int8 if LEVELS[isa].architecture in ("arm64", "arm32") else np.uint8
+    activations = np.uint8 if LEVELS[isa].architecture == "x86" else np.int8
     info = np.iinfo(activations)
     x = random.integers(info.min, info.max + 1, (ROWS, DEPTH), dtype=activations)
     weight = random.integers(-128, 128, (COLUMNS, DEPTH), dtype=np.int8)

@@ -30,7 +30,7 @@ CODES, REALS, REALS_BIASED, CODES_BIASED, INT32, SIGNS = range(6)
 
 
 def act_dtype(isa: Isa) -> type:
-    return np.int8 if LEVELS[isa].architecture.startswith("arm") else np.uint8
+    return np.uint8 if LEVELS[isa].architecture == "x86" else np.int8
 
 
 def signs(bits: np.ndarray) -> np.ndarray:

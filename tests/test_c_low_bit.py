@@ -15,7 +15,7 @@ from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked, MicroKernel
 from qcompiler.backends.c.low_bit_packing import Bits, by_block, codes_of_words, words
 from qcompiler.backends.reference.weights import blocked
-from qcompiler.spec import dequantize, parse_spec
+from qcompiler.spec import QuantSpec, dequantize
 from tests.c_harness import Case, run_kernel
 
 WNA8, WNF32 = MICRO_KERNELS["gemm_wna8"], MICRO_KERNELS["gemm_wnf32"]
@@ -132,7 +132,7 @@ def run(name: str, isa: Isa, case: Case, columns: int) -> np.ndarray:
 
 
 @given(shape=shapes(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 def test_portable_integers_equal_numpy(shape: Shape, seed: int) -> None:
     product = make_product(shape, seed)
     found = run("gemm_wna8", Isa.PORTABLE, integer_case(product, WNA8.layout(Isa.PORTABLE)), shape.columns)
@@ -141,7 +141,7 @@ def test_portable_integers_equal_numpy(shape: Shape, seed: int) -> None:
 
 @pytest.mark.parametrize("isa", [isa for isa in WNA8.variants if isa is not Isa.PORTABLE], ids=lambda isa: isa.value)
 @given(shape=shapes(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 def test_integers_equal_portable(isa: Isa, shape: Shape, seed: int) -> None:
     product = make_product(shape, seed)
     wanted = run("gemm_wna8", Isa.PORTABLE, integer_case(product, WNA8.layout(Isa.PORTABLE)), shape.columns)
@@ -164,7 +164,7 @@ def float_meaning(product: Product, input: np.ndarray) -> np.ndarray:
 
 
 @given(shape=shapes(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 def test_portable_floats_equal_numpy(shape: Shape, seed: int) -> None:
     product = make_product(shape, seed)
     case = float_case(product, WNF32.layout(Isa.PORTABLE))
@@ -174,7 +174,7 @@ def test_portable_floats_equal_numpy(shape: Shape, seed: int) -> None:
 
 @pytest.mark.parametrize("isa", [isa for isa in WNF32.variants if isa is not Isa.PORTABLE], ids=lambda isa: isa.value)
 @given(shape=shapes(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 def test_floats_equal_portable(isa: Isa, shape: Shape, seed: int) -> None:
     product = make_product(shape, seed)
     wanted = run("gemm_wnf32", Isa.PORTABLE, float_case(product, WNF32.layout(Isa.PORTABLE)), shape.columns)
@@ -197,9 +197,9 @@ def test_words_have_an_inverse(shape: Shape, layout: Blocked) -> None:
 RAGGED = [Shape(7, 67, 90, block, bits, bits == 3, bits == 2) for bits in (2, 3, 4, 8) for block in (32, 90)]
 
 
-@pytest.mark.parametrize("isa", [Isa.AVX2, Isa.AVX512], ids=lambda isa: isa.value)
 @pytest.mark.parametrize("name", ["gemm_wna8", "gemm_wnf32"])
-def test_touches_nothing_else(name: str, isa: Isa) -> None:
+def test_touches_nothing_else(name: str) -> None:
+    isa = Isa.AVX2
     layout = MICRO_KERNELS[name].layout(isa)
     products = [make_product(shape, 0) for shape in RAGGED]
     cases = [integer_case(p, layout) if name == "gemm_wna8" else float_case(p, layout) for p in products]
@@ -216,7 +216,8 @@ def test_tasks_are_panels(row: MicroKernel) -> None:
     width = layout.columns
     part, whole = run_kernel(row.name, Isa.PORTABLE, [case, case], [(1, 3), (0, -(-70 // width))])
     np.testing.assert_array_equal(part[:, width : 3 * width], whole[:, width : 3 * width])
-    assert np.all(part[:, :width] == 7) and np.all(part[:, 3 * width :] == 7)
+    assert np.all(part[:, :width] == 7)
+    assert np.all(part[:, 3 * width :] == 7)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -224,7 +225,7 @@ def test_integers_mean_what_the_reference_means(bits: Bits) -> None:
     shape = Shape(3, 20, 64, 32, bits, True, False)
     product = make_product(shape, 5)
     activations = np.random.default_rng(6).standard_normal((3, 64)).astype(np.float32)
-    spec = parse_spec(f"uint{bits} asym block=(1,32)")
+    spec = QuantSpec.parse(f"uint{bits} asym block=(1,32) scale=f32")
     parts = (product.codes.astype(np.float32), product.scale, product.zero.astype(np.float32))
     codes, scale, zero = (torch.from_numpy(np.asarray(part)) for part in parts)
     weight = dequantize(codes, scale, zero, spec).double()

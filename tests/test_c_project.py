@@ -146,18 +146,23 @@ def test_a_model_without_results_or_numbers_runs(tmp_path: Path) -> None:
 
 @needs_x86
 def test_the_processor_chooses(tmp_path: Path) -> None:
+    need(Isa.AVX2)
     portable = dataclasses.replace(MICRO_KERNELS["gemm_i8"], variants={Isa.PORTABLE: "c/runtime/qc_gemm_i8_portable.c"})
-    model = product(Isa.PORTABLE, (Isa.AMX, Isa.AVX512, Isa.AVX2))
+    model = product(Isa.AVX2, (Isa.AMX, Isa.AVX512))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MICRO_KERNELS, "gemm_i8", portable)
         folder = model.write(tmp_path / "model")
     runner = HostRunner(folder)
     levels = {source.file: source.isa for source in read_project(folder).sources}
-    best = next(isa for isa in (Isa.AMX, Isa.AVX512, Isa.AVX2, Isa.PORTABLE) if isa is Isa.PORTABLE or runs_here(isa))
-    assert levels["kernels/qc_gemm_i8_portable.c"] == Isa.PORTABLE
+    assert levels["kernels/qc_gemm_i8_portable.c"] == Isa.AVX2
     assert levels["kernels/qc_gemm_i8_portable_avx512.c"] == Isa.AVX512
-    assert runner.level == best.value
+    assert runner.level == next(isa for isa in (Isa.AMX, Isa.AVX512, Isa.AVX2) if runs_here(isa)).value
     np.testing.assert_array_equal(runner(model.recorded.inputs)[0].numpy(), model.recorded.outputs[0])
+
+
+def test_levels_of_different_processors_do_not_mix(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="portable and avx2 are not of one processor"):
+        write_project(dataclasses.replace(affine().module, dispatched=(Isa.AVX2,)), tmp_path)
 
 
 @pytest.mark.parametrize("isa", ARM, ids=lambda isa: isa.value)
@@ -252,13 +257,20 @@ def test_ports_may_be_called_like_words_of_c(tmp_path: Path) -> None:
     assert "const float *model_,\n    float *class_);" in (tmp_path / "model.h").read_text()
 
 
-@pytest.mark.parametrize("name", ["int", "9x", "qc_pool", "a b", "a;b", "", "é", "x\n"])
+@pytest.mark.parametrize("name", ["int", "9x", "qc_pool", "a b", "a;b", "", "é", "x\n", "expf", "memcpy"])
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     module = affine().module
     with pytest.raises(InputError, match="cannot be a name in C"):
         write_project(dataclasses.replace(module, name=name), tmp_path)
     with pytest.raises(InputError, match="cannot be a name in C"):
         write_project(dataclasses.replace(module, layers=(Layer(name, ""),)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["layer_plus", "affine_run"])
+def test_names_are_given_once(tmp_path: Path, name: str) -> None:
+    module = affine().module
+    with pytest.raises(InputError, match="is there twice"):
+        write_project(dataclasses.replace(module, layers=(*module.layers, Layer(name, ""))), tmp_path)
 
 
 def test_an_unknown_kernel_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from qcompiler.backends.reference.weights import blocked
 from qcompiler.spec import QuantSpec, block_reduce, choose_qparams, quantize
 from tests.c_floats import WINDOWS, Shape, Window
 from tests.c_harness import Case, run_kernel, run_kernel_fields
+from tests.c_int8 import act_dtype
 
 LEVELS = (Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.NEON, Isa.NEON32)
 every_level = pytest.mark.parametrize("isa", LEVELS, ids=lambda isa: isa.value)
@@ -123,12 +124,13 @@ POOLS = ("carry", "average_pool", "global_mean")
 
 def pool_case(isa: Isa, kind: int, channels: int, image: Shape, window: Window) -> tuple[Case, np.ndarray]:
     """Windows over two images, and the codes that the meaning gives, as stored."""
-    dtype = np.int8 if isa in (Isa.NEON, Isa.NEON32) else np.uint8
+    dtype = act_dtype(isa)
     info, random = np.iinfo(dtype), np.random.default_rng(channels)
     x = random.integers(info.min, info.max + 1, (2, *image, channels), dtype=dtype)
     scale, zero, result = torch.tensor(0.03), torch.tensor(float(info.min + 100)), torch.tensor(0.021)
     given = [torch.from_numpy(x).float().permute(0, 3, 1, 2), scale, zero]
-    options = {"result": [result, zero + 7], "low": float(info.min + 3), "high": float(info.max - 5)}
+    low, high = float(info.min + 3), float(info.max - 5)
+    options = {"result": [result, zero + 7], "low": low, "high": high}
     if kind == POOLS.index("global_mean"):
         window = Window(image)
         meaning = MEANINGS["global_mean"](given, [2, 3], True, op="aten.mean.dim", **options)
@@ -148,8 +150,8 @@ def pool_case(isa: Isa, kind: int, channels: int, image: Shape, window: Window) 
         "scale": float(result),
         "factor": float(scale / (result * float(image[0] * image[1]))),
         "zero_point": float(zero + 7),
-        "low": options["low"],
-        "high": options["high"],
+        "low": low,
+        "high": high,
         "out": np.zeros(out.shape, dtype),
         "out_stride": channels,
     }

@@ -197,6 +197,8 @@ def test_bits_per_element_count_scales_and_zero_points() -> None:
         ("w4a16g32", "uint4 asym group=32 scale=f32", "None"),
         ("W4A16g128_sym", "int4 sym group=128 scale=f32", "None"),
         ("w2a16g64", "uint2 asym group=64 scale=f32", "None"),
+        ("w3a16_f16", "uint3 asym channel scale=f16", "None"),
+        ("w4a8g64_sym_f16_token", "int4 sym group=64 scale=f16", "uint8 asym token scale=f32 dynamic"),
         ("w4a8g64", "int4 sym group=64 scale=f32", "uint8 asym tensor scale=f32"),
         ("w8a8_asym", "uint8 asym channel scale=f32", "uint8 asym tensor scale=f32"),
         ("w16a8", "None", "uint8 asym tensor scale=f32"),
@@ -216,7 +218,9 @@ def test_short_names(name: str, weight: str, activation: str) -> None:
         assert number is None or Number.parse(str(number)) == number
 
 
-@pytest.mark.parametrize("name", ["", "w8", "w9a8", "w4a16g0", "w16a16g32", "w8a16_dynamic", "w1a8", "int8"])
+@pytest.mark.parametrize(
+    "name", ["", "w8", "w9a8", "w4a16g0", "w16a16g32", "w16a8_f16", "w8a16_dynamic", "w1a8", "int8"]
+)
 def test_a_name_that_is_no_scheme_is_refused_with_examples(name: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_scheme(name)

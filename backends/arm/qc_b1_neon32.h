@@ -20,18 +20,26 @@ static inline void store_sums(const uint16x8_t *counters, int32_t terms, int32_t
     vst1q_s32(sums, vsubq_s32(vdupq_n_s32(terms), vshlq_n_s32(vreinterpretq_s32_u32(all), 1)));
 }
 
-static void count_tile(const uint8_t *signs, const uint8_t *weight, size_t steps, int32_t terms, int32_t *sums) {
+/* Not inlined: the counters need every register. */
+static __attribute__((noinline)) void count_tile(const uint8_t *signs, const uint8_t *weight, size_t steps,
+                                                 int32_t terms, int32_t *sums) {
     uint16x8_t counters[TILE][LANES];
     for (int r = 0; r < TILE; ++r)
         for (int c = 0; c < LANES; ++c) counters[r][c] = vdupq_n_u16(0);
-    for (size_t step = 0; step < steps; ++step, signs += 16 * TILE, weight += 16 * LANES) {
+    do {
         const uint8x16_t a[TILE] = {vld1q_u8(signs), vld1q_u8(signs + 16)};
         for (int c = 0; c < LANES; ++c) {
             const uint8x16_t w = vld1q_u8(weight + 16 * c);
-            for (int r = 0; r < TILE; ++r)
-                counters[r][c] = vpadalq_u8(counters[r][c], vcntq_u8(veorq_u8(a[r], w)));
+            for (int r = 0; r < TILE; ++r) {
+                uint8x16_t differ = veorq_u8(a[r], w);
+                /* Not before the column before is done: compilers would start all and run out of registers. */
+                if (c > 0) __asm__("" : "+w"(differ) : "w"(counters[r][c - 1]));
+                counters[r][c] = vpadalq_u8(counters[r][c], vcntq_u8(differ));
+            }
         }
-    }
+        signs += 16 * TILE;
+        weight += 16 * LANES;
+    } while (--steps);
     for (int r = 0; r < TILE; ++r) store_sums(counters[r], terms, sums + r * QC_B1_SPAN);
 }
 

@@ -83,8 +83,8 @@ QC_FINISH_INLINE void qc_finish_row(
     vst1_s8((int8_t *)out, vmin_s8(vmax_s8(vqmovn_s16(qc_finish_place(limits, reals)), limits->low), limits->high));
 }
 
-/* Codes of eight rows from int32 sums and factors of columns alone, which is what most layers need: two rows are clipped
- * at a time. */
+/* Codes of eight rows from int32 sums and factors of columns alone, which is what most layers need: two rows are
+ * clipped at a time. */
 QC_FINISH_INLINE void qc_finish_eight(
     const qc_epilogue *e, const int32_t sums[8][8], size_t column, int8_t *out, size_t stride) {
     const qc_finish_columns c[2] = {qc_finish_load(e, column), qc_finish_load(e, column + 4)};
@@ -132,7 +132,7 @@ static __attribute__((noinline, unused)) void qc_finish_tile(
         return;
     }
     const size_t bytes = qc_result_bytes(e->finish);
-    float part[8][8]; /* for columns that do not fill it */
+    unsigned char part[8][8 * sizeof(float)]; /* for columns that do not fill it */
     char *out = count == 8 ? (char *)result : (char *)part;
     const size_t step = count == 8 ? stride * bytes : sizeof part[0];
     switch (e->finish) {

@@ -47,7 +47,7 @@ _AVX512 = (
 )
 
 LEVELS: dict[Isa, Level] = {
-    Isa.PORTABLE: Level("portable", (), falls_back=()),
+    Isa.PORTABLE: Level("portable", ("-DQC_SIGNED_ACTIVATIONS=1",), falls_back=()),
     Isa.AVX2: Level("x86", _AVX2, "qc_has_avx2()"),
     Isa.AVX512: Level("x86", _AVX512, "qc_has_avx512()", (Isa.AVX2, Isa.PORTABLE)),
     Isa.AMX: Level("x86", (*_AVX512, "-mamx-tile", "-mamx-int8"), "qc_has_amx()", (Isa.AVX512, Isa.AVX2, Isa.PORTABLE)),

@@ -17,12 +17,28 @@ _WORDS = (
     "throw true try typedef typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq "
     "NULL INFINITY NAN main model stdin stdout stderr errno"
 )
-_KEYWORDS = frozenset(_WORDS.split())
-"""Of C11, C23 and C++20, and what headers define as macros."""
+_REAL_FUNCTIONS = (
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs fdim floor fma "
+    "fmax fmin fmod frexp hypot ilogb ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf nan "
+    "nearbyint nextafter nexttoward pow remainder remquo rint round scalbln scalbn sin sinh sqrt tan tanh tgamma trunc"
+)
+_FUNCTIONS = (
+    "abs labs llabs div exit abort malloc calloc realloc free memchr memcmp memcpy memmove memset strcat strchr strcmp "
+    "strcoll strcpy strcspn strerror strlen strncat strncmp strncpy strpbrk strrchr strspn strstr strtok strxfrm "
+    "isfinite isinf isnan isnormal signbit fpclassify printf puts putchar index"
+)
+_KEYWORDS = frozenset(
+    [
+        *_WORDS.split(),
+        *_FUNCTIONS.split(),
+        *(f"{name}{end}" for name in _REAL_FUNCTIONS.split() for end in ("", "f", "l")),
+    ]
+)
+"""Of C11, C23 and C++20, what headers define as macros, and functions that compilers know."""
 
 
 def is_name(text: str) -> bool:
-    """Whether generated C may define this name: no keyword of C or C++, nothing of the runtime, not reserved."""
+    """Whether generated C may define this name: no word of C, C++ or their library, nothing of the runtime."""
     return bool(_NAME.fullmatch(text)) and text not in _KEYWORDS and not text.lower().startswith("qc_")
 
 

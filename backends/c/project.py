@@ -27,6 +27,8 @@ POOL = f"{KERNELS}/qc_pool.c"
 EMBEDDED_BYTES = 16 << 20
 """Larger weights are not written as an array too: compilers take minutes for it."""
 _STEP = "write_project"
+_OWN = ("init", "run", "free", "level", "model", "status", "weights", "choose_kernels")
+"""Behind the name of the model, what its header declares."""
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _GUARDS: dict[Architecture, str] = {
     "portable": "",
@@ -117,11 +119,14 @@ def write_project(module: Module, folder: Path, recorded: Recorded | None = None
         the files, relative to the folder, sorted.
 
     Raises:
-        InputError: for names that C cannot hold, recorded arrays that do not fit, sizes that are not whole.
+        InputError: for names that C cannot hold, recorded arrays that do not fit, levels or sizes that cannot be.
         UnsupportedError: for a kernel that there is not.
     """
     check_names("model", [module.name])
-    check_names("layer", [layer.name for layer in module.layers])
+    check_names("layer", [*(f"{module.name}_{word}" for word in _OWN), *(layer.name for layer in module.layers)])
+    for level in module.dispatched:
+        if LEVELS[level].architecture != LEVELS[module.isa].architecture:
+            raise InputError(f"{module.isa.value} and {level.value} are not of one processor", step=_STEP)
     if module.arena_bytes % ALIGNMENT:
         raise InputError(f"{module.arena_bytes} bytes of arena are no multiple of {ALIGNMENT}", step=_STEP)
     kernels = kernel_files(module)
@@ -260,8 +265,7 @@ def _kind(dtype: torch.dtype) -> str:
 
 
 def _guard(module: Module) -> str:
-    best = module.dispatched[0] if module.dispatched else module.isa
-    return _GUARDS[LEVELS[best].architecture]
+    return _GUARDS[LEVELS[module.isa].architecture]
 
 
 def _table_view(table: Table) -> Mapping[str, object]:

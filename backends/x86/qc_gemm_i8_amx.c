@@ -31,8 +31,8 @@ typedef struct {
     input_rows rows[2];
 } workspace;
 
-/* Tiles are moved by instructions that the compiler does not know to read and write memory. */
-#define QC_MEMORY_CHANGES() __asm__ volatile("" ::: "memory")
+/* The compiler does not know that instructions on tiles read and write what `at` points into. */
+#define QC_MEMORY_CHANGES(at) __asm__ volatile("" ::"r"(at) : "memory")
 
 static void set_shapes(const input_rows rows[2]) {
     tile_shapes shapes = {.palette = 1};
@@ -42,7 +42,7 @@ static void set_shapes(const input_rows rows[2]) {
         /* A tile without rows is not allowed; nothing uses what it holds. */
         shapes.rows[tile] = (uint8_t)(tile >= WEIGHTS ? TILE_RUNS : rows[of].rows ? rows[of].rows : 1);
     }
-    QC_MEMORY_CHANGES();
+    QC_MEMORY_CHANGES(&shapes);
     _tile_loadconfig(&shapes);
 }
 
@@ -80,7 +80,7 @@ QC_INLINE void tile_step(workspace *space, ptrdiff_t k, const int8_t *weight, si
     const void *more_inputs = second_rows ? gathered(&space->rows[1], k, space->inputs[1]) : NULL;
     const void *weights = whole_runs(weight, runs, space->weights[0]);
     const void *more_weights = second_panel ? whole_runs(weight + panel, runs, space->weights[1]) : NULL;
-    QC_MEMORY_CHANGES();
+    QC_MEMORY_CHANGES(space);
     _tile_loadd(4, inputs, stride[0]);
     _tile_loadd(6, weights, TILE_BYTES);
     _tile_dpbusd(0, 4, 6);
@@ -116,7 +116,7 @@ QC_INLINE void tile_block(const qc_gemm_i8_args *args, size_t n, workspace *spac
     _tile_stored(1, space->sums[0] + PANEL, sizeof space->sums[0]);
     _tile_stored(2, space->sums[TILE_ROWS], sizeof space->sums[0]);
     _tile_stored(3, space->sums[TILE_ROWS] + PANEL, sizeof space->sums[0]);
-    QC_MEMORY_CHANGES();
+    QC_MEMORY_CHANGES(space);
 }
 
 /* Rows [begin, end) of 32 columns from n on. */

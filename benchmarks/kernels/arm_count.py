@@ -6,8 +6,8 @@ arguments, once with all its tasks and once with none: the difference is what it
 start of the program excluded. Counts are exact and repeat; there is no sampling and no clock.
 
 The steady loop is the block that multiplies with the most instructions executed, together with neighbours that ran as
-often (a loop across a page is two blocks). Its text comes from the disassembler of the cross compiler, its cycles from llvm-mca,
-which knows pipelines but no caches.
+often (a loop across a page is two blocks). Its text comes from the disassembler of the cross compiler, its cycles from
+llvm-mca, which knows pipelines but no caches.
 """
 
 from __future__ import annotations
@@ -115,10 +115,9 @@ def count(entry: Entry, shape: Shape) -> Count:
             loop = _disassembled(disassembler, program, start, end)
             products = sum(line.startswith(entry.product) for line in loop)
             if products:
-                break
-        else:
-            raise UnsupportedError(f"{entry.kernel} executes no {entry.product}", where=entry.title)
-    return Count(sum(times * lengths[at] for at, times in worked.items()), loop, passes, entry.macs * products)
+                total = sum(times * lengths[at] for at, times in worked.items())
+                return Count(total, loop, passes, entry.macs * products)
+    raise UnsupportedError(f"{entry.kernel} executes no {entry.product}", where=entry.title)
 
 
 def instructions(command: Sequence[str]) -> int:

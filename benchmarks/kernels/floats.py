@@ -1,4 +1,4 @@
-"""Float kernels beside those of ONNX Runtime and oneDNN (through torch): products as GFLOP/s, the others as elements/ns."""
+"""Float kernels beside those of ONNX Runtime and oneDNN, the latter through torch: GFLOP/s, or elements per ns."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def rows() -> Iterator[Contest]:
         )
         peers = {
             "onnxruntime": _onnx("LayerNormalization", {"x": x}, {"w": ones, "b": ones}),
-            "torch": _torch(lambda x, w: functional.layer_norm(x, [width], w, w), x, ones),
+            "torch": _torch(lambda x, w: functional.layer_norm(x, w.shape, w, w), x, ones),
         }
         yield Contest("norm", case, elements, ours, peers)
         quantized = {
@@ -277,9 +277,17 @@ def attention() -> Iterator[Contest]:
         q, k, v = _normal(length, heads, width), _normal(keys, heads, width), _normal(keys, heads, width)
         steps = STEPS(0, width, heads * width)
         values: dict[str, object] = {
-            **{"query": q, "key": k, "value": v, "out": np.zeros_like(q)},
+            "query": q,
+            "key": k,
+            "value": v,
+            "out": np.zeros_like(q),
             **dict.fromkeys(("query_steps", "key_steps", "value_steps", "out_steps"), steps),
-            **{"key_heads": heads, "shared": 1, "length": length, "keys": keys, "depth": width, "width": width},
+            "key_heads": heads,
+            "shared": 1,
+            "length": length,
+            "keys": keys,
+            "depth": width,
+            "width": width,
             "scale": 1 / math.sqrt(width),
         }
         tasks = heads * -(-length // 32)

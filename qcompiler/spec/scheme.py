@@ -190,7 +190,8 @@ def parse_scheme(text: str) -> Scheme:
     per tensor); 16 bits mean float. `gN`: weights in groups of N. `_dynamic`: activation scales found at run
     time, one per tensor; `_token`: the same, one per token. `_sym`, `_asym`: of the weights; without it they
     are symmetric, except below 8 bits with float activations, where a zero point costs no arithmetic and
-    loses less. Raises SpecError with examples.
+    loses less. `_f16`: scales of the weights in half precision, which counts where rows and groups are short.
+    Raises SpecError with examples.
     """
     name = text.strip().lower()
     for known in SCHEMES:

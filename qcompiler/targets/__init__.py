@@ -74,8 +74,9 @@ class TargetFile(_Strict):
         description: one line for people.
         numbers: lists of numbers that several rows share; YAML anchors point into them, nothing else reads them.
         settings: of the backend.
-        kernels: rows in order of preference.
+        kernels: rows in order of preference; those of the file that it is `like`, when it lists none.
         device: peaks, for kernels that nobody measured.
+        like: another device that comes with the package, whose settings hold where this file says nothing.
     """
 
     name: str
@@ -83,8 +84,9 @@ class TargetFile(_Strict):
     description: str = ""
     numbers: dict[str, list[str]] = {}
     settings: dict[str, str | int | float | bool | list[str]] = {}
-    kernels: tuple[KernelRow, ...]
+    kernels: tuple[KernelRow, ...] = ()
     device: Roofline | None = None
+    like: str = ""
 
 
 def target_names() -> tuple[str, ...]:
@@ -105,14 +107,7 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     """
     plain, settings = name_and_options(name) if isinstance(name, str) else (name, {})
     path = _path(plain)
-    try:
-        file = TargetFile.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mend = f"targets: {', '.join(target_names())}, or the path of a .yaml file"
-        raise SpecError(f"cannot read the target file: {error}", where=str(path), mend=mend) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SpecError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=str(path)) from error
+    file = _read(path)
     if file.backend not in backends:
         raise SpecError(
             f"target {file.name} needs backend '{file.backend}'",
@@ -125,6 +120,34 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     told = f"{{{', '.join(f'{key}={value}' for key, value in settings.items())}}}" if settings else ""
     changed = {key: yaml.safe_load(value) for key, value in settings.items()}
     return Target(file.name + told, backend, kernels, file.description, {**file.settings, **changed}, file.device)
+
+
+def _read(path: Path) -> TargetFile:
+    """The file, completed by the one that it is like, which is like no other itself."""
+    file = _validated(path)
+    if not file.like:
+        return file
+    other = _validated(_path(file.like))
+    if other.like:
+        raise SpecError(f"{file.like} is itself like {other.like}", where=str(path), mend=f"write like: {other.like}")
+    return file.model_copy(
+        update={
+            "settings": {**other.settings, **file.settings},
+            "kernels": file.kernels or other.kernels,
+            "device": file.device or other.device,
+        }
+    )
+
+
+def _validated(path: Path) -> TargetFile:
+    try:
+        return TargetFile.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mend = f"targets: {', '.join(target_names())}, or the path of a .yaml file"
+        raise SpecError(f"cannot read the target file: {error}", where=str(path), mend=mend) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=str(path)) from error
 
 
 def _kernel(row: KernelRow, path: Path) -> Kernel:

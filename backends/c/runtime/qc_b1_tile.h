@@ -58,8 +58,8 @@ static inline void qc_b1_next_rows(const qc_b1_source *from, qc_b1_walk *walk, s
     }
 }
 
-/* Writes a row as every `tile`-th pair of words, a single last one followed by zero; chained, the second of a pair is its
- * exclusive or with the first. */
+/* Writes a row as every `tile`-th pair of words, a single last one followed by zero; chained, the second of a pair is
+ * its exclusive or with the first. */
 QC_B1_INLINE void qc_b1_gather_row(const qc_b1_source *from, const uint8_t *input, uint64_t *to, size_t tile,
                                    const int chained) {
     const size_t words = qc_bit_words(from->depth);

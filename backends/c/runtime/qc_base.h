@@ -19,12 +19,18 @@
 
 #define QC_SLACK 256
 
+/* A model for any processor says so itself, wherever it is compiled. */
+#ifndef QC_SIGNED_ACTIVATIONS
 #if defined(__x86_64__) || defined(__i386__)
 #define QC_SIGNED_ACTIVATIONS 0
-typedef uint8_t qc_act;
 #else
 #define QC_SIGNED_ACTIVATIONS 1
+#endif
+#endif
+#if QC_SIGNED_ACTIVATIONS
 typedef int8_t qc_act;
+#else
+typedef uint8_t qc_act;
 #endif
 
 /* Nearest whole number, halves to even. Without an instruction for it: adding 1.5 * 2^23 makes the unit the last bit. */

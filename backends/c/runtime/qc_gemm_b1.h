@@ -22,7 +22,8 @@
  * in whole words of 8 bytes, zero behind the last column. Batch normalization in front of a sign is such a threshold,
  * flipped where its factor is negative. Without it the sum goes through the epilogue.
  *
- * taps * (words of a tap) <= QC_B1_WORDS, which also bounds every sum. Tasks are rows m.
+ * taps * (words of a tap) <= QC_B1_WORDS, which also bounds every sum. Tasks are rows m. Versions above the portable
+ * one take 40 KB of stack.
  */
 #ifndef QC_GEMM_B1_H
 #define QC_GEMM_B1_H

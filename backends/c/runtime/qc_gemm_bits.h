@@ -4,14 +4,14 @@
  *   a = sum over j < input_planes  of input_factor[j]  * p(bit j of a)
  *   w = sum over i < weight_planes of weight_factor[i] * p(bit i of w)
  *
- * p(bit) is the bit itself, or the sign 1 - 2 * bit where `input_signs` or `weight_signs` says so. Unsigned numbers have
- * the factors 1, 2, 4, 8, two's complement a negative last one; signs with these factors are the odd numbers from
+ * p(bit) is the bit itself, or the sign 1 - 2 * bit where `input_signs` or `weight_signs` says so. Unsigned numbers
+ * have the factors 1, 2, 4, 8, two's complement a negative last one; signs with these factors are the odd numbers from
  * 1 - 2^planes to 2^planes - 1. The total, int32, goes through the epilogue.
  *
  * With `weight_scale` both sides are signs, each plane has a factor of its own in float, and
  *   real = fmaf(float(sum of p(bit j of a) * p(bit i of w)), weight_scale[i][n] * input_scale[j], real)
- * from 0 through i, in it through j, is the result: `epilogue.finish` is QC_REALS, or QC_REALS_BIASED to add float_bias,
- * and nothing else of the epilogue is looked at.
+ * from 0 through i, in it through j, is the result: `epilogue.finish` is QC_REALS, or QC_REALS_BIASED to add
+ * float_bias, and nothing else of the epilogue is looked at.
  *
  * A plane of activations is rows of signs as in qc_gemm_b1.h, with the same addresses; planes lie `plane_stride` bytes
  * apart. Bits behind `depth` are zero. A border is the bits of a number, as everything else.
@@ -19,6 +19,7 @@
  * Weights are packed as those of qc_gemm_b1, their rows in the order of [ceil(n / 16)][planes][16], missing rows zero.
  *
  * input_planes * taps * (words of a tap) <= QC_B1_WORDS, which also bounds every sum. Tasks are rows m.
+ * Versions above the portable one take 48 KB of stack.
  */
 #ifndef QC_GEMM_BITS_H
 #define QC_GEMM_BITS_H

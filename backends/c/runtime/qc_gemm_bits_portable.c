@@ -37,8 +37,10 @@ static void finish_scaled(const qc_gemm_bits_args *args, size_t m, size_t n, flo
     const size_t wide = (args->columns + QC_BITS_GROUP - 1) / QC_BITS_GROUP * QC_BITS_GROUP;
     float real = 0.0f;
     for (size_t i = 0; i < args->weight_planes; ++i)
-        for (size_t j = 0; j < args->input_planes; ++j)
-            real = fmaf((float)plane_sum(args, m, n, j, i), args->weight_scale[i * wide + n] * args->input_scale[j], real);
+        for (size_t j = 0; j < args->input_planes; ++j) {
+            const float factor = args->weight_scale[i * wide + n] * args->input_scale[j];
+            real = fmaf((float)plane_sum(args, m, n, j, i), factor, real);
+        }
     *out = args->epilogue.finish == QC_REALS_BIASED ? real + args->epilogue.float_bias[n] : real;
 }
 

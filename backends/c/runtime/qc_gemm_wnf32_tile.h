@@ -49,6 +49,39 @@ QC_INLINE reals take_weight(words *left, unsigned bits, int k, grid on) {
     return placed(codes, bits, on);
 }
 
+/* Weights of one chunk of one vector of outputs to memory, a row of `step` floats for each input. */
+QC_INLINE void decode(const uint32_t *chunk, unsigned bits, grid on, float *to, size_t step) {
+    const int inputs = bits == 3 ? 32 : 16;
+    words left[4];
+    load_chunk(chunk, bits, left);
+    QC_UNROLL for (int k = 0; k < inputs; ++k) store_reals(to + (size_t)k * step, take_weight(left, bits, k, on));
+}
+
+static void decode_bits(const uint32_t *chunk, unsigned bits, grid on, float *to, size_t step) {
+    if (bits == 2)
+        decode(chunk, 2, on, to, step);
+    else if (bits == 3)
+        decode(chunk, 3, on, to, step);
+    else if (bits == 4)
+        decode(chunk, 4, on, to, step);
+    else
+        decode(chunk, 8, on, to, step);
+}
+
+/* The last inputs of a block, which are less than a chunk, for a single row. */
+static void add_tail(const qc_gemm_wnf32_args *args, const uint32_t *weight, size_t panel_words, size_t blocks,
+                     size_t panel, size_t g, const float *input, int count, int vectors, unsigned bits, float *sums) {
+    for (int i = 0; i < vectors; ++i) {
+        const size_t p = (size_t)(i / QC_VECTORS);
+        float weights[32 * QC_LANES];
+        decode_bits(weight + p * panel_words + i % QC_VECTORS * QC_LANES, bits,
+                    grid_of(args, blocks, panel + p, g, i % QC_VECTORS), weights, QC_LANES);
+        reals acc = load_reals(sums + i * QC_LANES);
+        for (int k = 0; k < count; ++k) acc = fused(all_reals(input[k]), load_reals(weights + k * QC_LANES), acc);
+        store_reals(sums + i * QC_LANES, acc);
+    }
+}
+
 /* A single row by `panels` panels. */
 QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size_t row, size_t panel, int panels,
                       unsigned bits) {
@@ -67,6 +100,12 @@ QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size
         for (; k > 0; weight += d->bytes / 4, input += inputs) {
             const int now = k < (size_t)inputs ? (int)k : inputs;
             k -= (size_t)now;
+            if (now < inputs) {
+                QC_UNROLL for (int i = 0; i < vectors; ++i) store_reals(edge + i * QC_LANES, acc[i]);
+                add_tail(args, weight, panel_words, d->blocks, panel, g, input, now, vectors, bits, edge);
+                QC_UNROLL for (int i = 0; i < vectors; ++i) acc[i] = load_reals(edge + i * QC_LANES);
+                continue;
+            }
             words left[QC_PANELS * QC_VECTORS][4];
             grid on[QC_PANELS * QC_VECTORS];
             QC_UNROLL for (int i = 0; i < vectors; ++i) {
@@ -74,18 +113,10 @@ QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size
                 on[i] = grid_of(args, d->blocks, panel + p, g, i % QC_VECTORS);
                 load_chunk(weight + p * panel_words + i % QC_VECTORS * QC_LANES, bits, left[i]);
             }
-            if (now == inputs) {
-                QC_UNROLL for (int j = 0; j < inputs; ++j) {
-                    const reals x = all_reals(input[j]);
-                    QC_UNROLL for (int i = 0; i < vectors; ++i)
-                        acc[i] = fused(x, take_weight(left[i], bits, j, on[i]), acc[i]);
-                }
-            } else {
-                QC_UNROLL for (int i = 0; i < vectors; ++i) {
-                    reals weights[32];
-                    QC_UNROLL for (int j = 0; j < inputs; ++j) weights[j] = take_weight(left[i], bits, j, on[i]);
-                    for (int j = 0; j < now; ++j) acc[i] = fused(all_reals(input[j]), weights[j], acc[i]);
-                }
+            QC_UNROLL for (int j = 0; j < inputs; ++j) {
+                const reals x = all_reals(input[j]);
+                QC_UNROLL for (int i = 0; i < vectors; ++i)
+                    acc[i] = fused(x, take_weight(left[i], bits, j, on[i]), acc[i]);
             }
         }
     }
@@ -169,10 +200,9 @@ static void all_rows(const qc_gemm_wnf32_args *args, const float *weights, size_
 }
 
 /* All rows of `panels` panels, at most QC_MANY_PANELS. */
-QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t panel, int panels, unsigned bits) {
+static void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t panel, int panels, unsigned bits) {
     const size_t panel_words = qc_panel_bytes(d) / 4;
     const uint32_t *weight = args->weight + panel * panel_words;
-    const int inputs = bits == 3 ? 32 : 16;
     float decoded[QC_DECODED * QC_WIDE];
     size_t start = 0, filled = 0;
     memset(decoded, 0, sizeof decoded);
@@ -181,11 +211,8 @@ QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_
         const size_t now = end - k < d->chunk ? end - k : d->chunk;
         for (int i = 0; i < panels * QC_VECTORS; ++i) {
             const int p = i / QC_VECTORS, v = i % QC_VECTORS;
-            const grid on = grid_of(args, d->blocks, panel + (size_t)p, g, v);
-            words left[4];
-            load_chunk(weight + (size_t)p * panel_words + v * QC_LANES, bits, left);
-            QC_UNROLL for (int j = 0; j < inputs; ++j)
-                store_reals(decoded + (filled + (size_t)j) * QC_WIDE + i * QC_LANES, take_weight(left, bits, j, on));
+            decode_bits(weight + (size_t)p * panel_words + v * QC_LANES, bits,
+                        grid_of(args, d->blocks, panel + (size_t)p, g, v), decoded + filled * QC_WIDE + i * QC_LANES, QC_WIDE);
         }
         k += now, filled += now, weight += d->bytes / 4;
         if (k == args->depth || filled + d->chunk > QC_DECODED) {
@@ -195,31 +222,26 @@ QC_INLINE void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_
     }
 }
 
-QC_INLINE void panels_of_bits(const qc_gemm_wnf32_args *args, size_t begin, size_t end, unsigned bits) {
-    const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, 1);
+QC_INLINE void single_row(const qc_gemm_wnf32_args *args, const qc_division *d, size_t begin, size_t end, unsigned bits) {
     size_t panel = begin;
-    if (args->rows == 1) {
-        for (; panel + QC_PANELS <= end; panel += QC_PANELS) single(args, &d, 0, panel, QC_PANELS, bits);
-        for (; panel < end; ++panel) single(args, &d, 0, panel, 1, bits);
-        return;
-    }
-    for (; panel < end; panel += QC_MANY_PANELS)
-        strip(args, &d, panel, end - panel < QC_MANY_PANELS ? (int)(end - panel) : QC_MANY_PANELS, bits);
+    for (; panel + QC_PANELS <= end; panel += QC_PANELS) single(args, d, 0, panel, QC_PANELS, bits);
+    for (; QC_PANELS > 1 && panel < end; ++panel) single(args, d, 0, panel, 1, bits);
 }
 
 void QC_KERNEL(const qc_gemm_wnf32_args *args, size_t begin, size_t end) {
-    switch (args->bits) {
-    case 2:
-        panels_of_bits(args, begin, end, 2);
-        break;
-    case 3:
-        panels_of_bits(args, begin, end, 3);
-        break;
-    case 4:
-        panels_of_bits(args, begin, end, 4);
-        break;
-    default:
-        panels_of_bits(args, begin, end, 8);
+    const unsigned bits = (unsigned)args->bits;
+    const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, 1);
+    if (args->rows > 1) {
+        for (size_t panel = begin; panel < end; panel += QC_MANY_PANELS)
+            strip(args, &d, panel, end - panel < QC_MANY_PANELS ? (int)(end - panel) : QC_MANY_PANELS, bits);
+    } else if (bits == 2) {
+        single_row(args, &d, begin, end, 2);
+    } else if (bits == 3) {
+        single_row(args, &d, begin, end, 3);
+    } else if (bits == 4) {
+        single_row(args, &d, begin, end, 4);
+    } else {
+        single_row(args, &d, begin, end, 8);
     }
 }
 

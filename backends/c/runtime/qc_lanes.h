@@ -20,7 +20,7 @@
 #if defined(__clang__)
 #define QC_UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define QC_UNROLL _Pragma("GCC unroll 16")
+#define QC_UNROLL
 #endif
 
 #if defined(__AVX512F__)

@@ -3,8 +3,8 @@
  *   bit[m][k] = (input[m][k] < threshold[k]) xor flip[k]
  *
  * in whole words of 8 bytes per row, zero behind the last channel: what qc_gemm_b1 reads. Input is float, or codes as
- * stored with thresholds that are whole numbers; without `threshold` reals are compared with zero, without `flip` nothing is flipped.
- * Zeros of both signs and NaN are not less than zero: bit 0, the sign 1.
+ * stored with thresholds that are whole numbers; without `threshold` reals are compared with zero, without `flip`
+ * nothing is flipped. Zeros of both signs and NaN are not less than zero: bit 0, the sign 1.
  *
  * Tasks are rows m.
  */
