@@ -24,7 +24,7 @@ from benchmarks.models import CASES
 from qcompiler.errors import QCompilerError
 from qcompiler.job import prepare, run_job
 from qcompiler.measure import limit_samples
-from qcompiler.passes.allocate.harm import divergence, relative_error
+from qcompiler.passes.allocate.harm import Results, divergence, relative_error
 from qcompiler.passes.allocate.mixed import DataName
 from qcompiler.passes.allocate.problem import Table
 from qcompiler.passes.allocate.sensitivity import SENSITIVITIES, measure, read_terms
@@ -73,8 +73,13 @@ def ground(name: str, plans: int, samples: int, seed: int, data: DataName) -> Gr
     draw = random.Random(seed)
     choices = [[draw.randrange(len(unit.options)) for unit in found.units] for _ in range(plans)]
     metric = divergence if case.kind in ("cnn", "vit", "lm") else relative_error
-    trial = Trial(program, rest)
-    harms = torch.tensor([metric(trial.results(found.plan(choice))) for choice in choices], dtype=torch.float64)
+    results: list[list[Results]] = [[] for _ in choices]
+    for batch in rest:
+        # A trial of all batches would leave out those whose activations do not fit beside the others.
+        trial = Trial(program, [batch])
+        for each, choice in zip(results, choices, strict=True):
+            each += trial.results(found.plan(choice))
+    harms = torch.tensor([metric(each) for each in results], dtype=torch.float64)
     seen = synthetic_batches(program, samples) if data == "synthetic" else used
     return Ground(found, Subject(program, Context(job.target, batches=seen)), choices, harms)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from qcompiler.backends.c.backend import runner
+from qcompiler.backends.c.building import Build
 from qcompiler.backends.c.emission import write_module
+from qcompiler.backends.c.host import HostRunner
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.project import write_project
 from qcompiler.backends.c.settings import Settings
@@ -22,6 +24,8 @@ from tests.onnx_tools import Case, sample
 
 SIZE = 3
 """Of every symbolic dimension."""
+QUICK = ("-O1",)
+"""What a compiler does in little time: results do not depend on it."""
 FASTEST = Isa.AVX2 if runs_here(Isa.AVX2) else Isa.PORTABLE
 
 
@@ -39,15 +43,25 @@ class Merged:
     inputs: list[torch.Tensor]
     owners: list[str]
 
-    def run(self, isa: Isa = FASTEST) -> Mapping[str, list[torch.Tensor]]:
+    def run(self, isa: Isa = FASTEST, flags: tuple[str, ...] = QUICK) -> Mapping[str, list[torch.Tensor]]:
         """What generated C computes, by case."""
-        with tempfile.TemporaryDirectory() as folder:
-            write(self.program, Path(folder), isa)
-            return self.by_case(runner(Path(folder))(self.inputs))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_project(write_module(self.program, Settings(isa=isa, batch=SIZE)), folder)
+            running = HostRunner(folder, library=Build(flags=flags).run(folder))
+            results = self.by_case(running(self.inputs))
+            running.close()
+            return results
 
-    def wanted(self, *, widen: bool = False) -> Mapping[str, list[torch.Tensor]]:
-        """What the interpreter computes, by case; in double precision when widened."""
-        return self.by_case(evaluate(self.program, self.inputs, widen=widen))
+    @cached_property
+    def exact(self) -> Mapping[str, list[torch.Tensor]]:
+        """What the interpreter computes in double precision, by case."""
+        return self.by_case(evaluate(self.program, self.inputs, widen=True))
+
+    @cached_property
+    def wanted(self) -> Mapping[str, list[torch.Tensor]]:
+        """What the interpreter computes, by case."""
+        return self.by_case(evaluate(self.program, self.inputs))
 
     def by_case(self, results: Sequence[torch.Tensor]) -> Mapping[str, list[torch.Tensor]]:
         """Results by the case that they belong to."""
@@ -55,11 +69,6 @@ class Merged:
         for owner, result in zip(self.owners, results, strict=True):
             found.setdefault(owner, []).append(result.detach())
         return found
-
-
-def write(program: Program, folder: Path, isa: Isa = FASTEST) -> None:
-    """Writes a program as C."""
-    write_project(write_module(program, Settings(isa=isa, batch=SIZE)), folder)
 
 
 def merged(cases: Sequence[Case], special: Mapping[str, torch.Tensor] | None = None) -> Merged:

@@ -126,6 +126,13 @@ def test_a_share_of_the_rows_of_a_large_product(isa: Isa) -> None:
 
 
 @pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+def test_more_weights_than_caches_hold_of_them(isa: Isa) -> None:
+    case, sums = make_case(isa, (29, 620, 1, 900), INT32, 0)
+    (found,) = run_kernel("gemm_i8", isa, [case], [(0, 29)])
+    np.testing.assert_array_equal(found, finished(case, sums))
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
 def test_the_largest_products_fit(isa: Isa) -> None:
     rows, columns, depth = 9, 17, 100
     case, _ = make_case(isa, (rows, columns, 1, depth), INT32, 0)

@@ -37,6 +37,8 @@ class Picked(nn.Module):
 class Prefixed(nn.Module):
     """A table of no rows in front of a value, as caches of no entries are."""
 
+    none: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 4)

@@ -30,8 +30,8 @@ QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
 }
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */
-QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                       int panels, unsigned bits, int first) {
+QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                       int rows, int panels, unsigned bits, int first) {
     int8x16_t inputs[QC_ROWS];
     QC_UNROLL for (int r = 0; r < rows; ++r) inputs[r] = vld1q_s8(input + (size_t)r * stride + 4 * first);
     QC_UNROLL for (int p = 0; p < panels; ++p) {
@@ -60,8 +60,8 @@ QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, co
     }
 }
 
-QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                     int panels, unsigned bits) {
+QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                     int rows, int panels, unsigned bits) {
     sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 0);
     if (bits == 3) sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 4);
 }

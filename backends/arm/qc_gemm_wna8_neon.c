@@ -50,8 +50,8 @@ QC_INLINE ints add_runs(ints sum, const int8x8_t *codes, const int8x8_t *inputs,
 }
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */
-QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                       int panels, unsigned bits, int first) {
+QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                       int rows, int panels, unsigned bits, int first) {
     QC_UNROLL for (int i = 0; i < panels * QC_COLUMNS / QC_LANES; ++i) {
         int8x8_t low[4], high[4];
         QC_UNROLL for (int run = 0; run < 4; ++run) {
@@ -69,8 +69,8 @@ QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, co
     }
 }
 
-QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                     int panels, unsigned bits) {
+QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                     int rows, int panels, unsigned bits) {
     sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 0);
     if (bits == 3) sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 4);
 }

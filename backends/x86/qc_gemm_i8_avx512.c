@@ -4,13 +4,13 @@
 #define TILE(rows, panels, apart)                                                                   \
     static void tile_##rows##x##panels(const qc_gemm_i8_args *args, size_t m, size_t n, size_t ahead, \
                                        __m512i *sums) {                                            \
-        tile(args, m, n, sums, rows, panels, apart, false, ahead);                                 \
+        tile(args, m, n, sums, rows, panels, apart, TO_NONE, ahead);                                 \
     }
 /* Prefetches what lies `ahead` bytes behind the weights that it reads. */
 #define FETCHING_TILE(rows, apart)                                                                  \
     static void fetching_tile_##rows(const qc_gemm_i8_args *args, size_t m, size_t n, size_t ahead, \
                                      __m512i *sums) {                                              \
-        tile(args, m, n, sums, rows, PANELS, apart, true, ahead);                                  \
+        tile(args, m, n, sums, rows, PANELS, apart, TO_SECOND, ahead);                                  \
     }
 TILE(1, 1, 4) TILE(2, 1, 4) TILE(3, 1, 4) TILE(4, 1, 4) TILE(5, 1, 2) TILE(6, 1, 2)
 TILE(1, 2, 4) TILE(2, 2, 4) TILE(3, 2, 2) TILE(4, 2, 2) TILE(5, 2, 1) TILE(6, 2, 1)
@@ -47,8 +47,8 @@ QC_INLINE void prefetch_words(const qc_gemm_i8_args *args, size_t m, size_t n, s
     }
 }
 
-/* Rows in tiles of almost equal height: a short last one would waste multipliers. With many weights the first tiles fetch
- * the panels that the next columns begin with.
+/* Rows in tiles of almost equal height: a short last one would waste multipliers. With many weights the first tiles
+ * fetch the panels of the next columns.
  */
 static void by_tiles(const qc_gemm_i8_args *args, size_t begin, size_t end, size_t n, size_t panels) {
     __m512i sums[ROWS * PANELS + PANELS] = {0};

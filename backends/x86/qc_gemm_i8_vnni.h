@@ -11,6 +11,9 @@
 
 enum { ROWS = 6, PANELS = 4, STREAMED_ROWS = 4, AHEAD = 2048 };
 
+/* Which cache weights are fetched to beforehand. */
+typedef enum { TO_NONE, TO_FIRST, TO_SECOND } cache;
+
 /* Sums of a tile, bias included, to `sums`: [rows][panels], where 3 panels take the room of 4. */
 typedef void tile_function(const qc_gemm_i8_args *args, size_t m, size_t n, size_t ahead, __m512i *sums);
 
@@ -37,7 +40,7 @@ QC_INLINE void step(__m512i *sums, const qc_act *const *starts, ptrdiff_t k, con
 
 /* `apart` steps go to sums of their own, so that a product need not wait for the one before (5 cycles). */
 QC_INLINE void tile(const qc_gemm_i8_args *args, size_t m, size_t n, __m512i *result, size_t rows, size_t panels,
-                    size_t apart, bool fetch, size_t ahead) {
+                    size_t apart, cache fetch, size_t ahead) {
     const size_t runs = (args->depth + RUN - 1) / RUN, panel = panel_bytes(args), all = rows * panels;
     const int8_t *weight = args->weight + n / PANEL * panel;
     const qc_act *starts[ROWS];
@@ -52,7 +55,8 @@ QC_INLINE void tile(const qc_gemm_i8_args *args, size_t m, size_t n, __m512i *re
         for (; run + apart <= runs; run += apart) {
             QC_UNROLL
             for (size_t i = 0; i < apart; ++i, k += RUN, weight += PANEL * RUN) {
-                if (fetch) _mm_prefetch((const char *)weight + ahead, _MM_HINT_T1);
+                if (fetch == TO_FIRST) _mm_prefetch((const char *)weight + ahead, _MM_HINT_T0);
+                if (fetch == TO_SECOND) _mm_prefetch((const char *)weight + ahead, _MM_HINT_T1);
                 step(sums + i * all, starts, k, weight, panel, rows, panels);
             }
         }
@@ -70,7 +74,7 @@ QC_INLINE void tile(const qc_gemm_i8_args *args, size_t m, size_t n, __m512i *re
 /* Prefetches what lies `ahead` bytes behind the weights that it reads. */
 #define STREAM(rows)                                                                                \
     static void stream_##rows(const qc_gemm_i8_args *args, size_t m, size_t n, size_t ahead, __m512i *sums) { \
-        tile(args, m, n, sums, rows, 1, 4, true, ahead);                                                 \
+        tile(args, m, n, sums, rows, 1, 4, TO_FIRST, ahead);                                                 \
     }
 STREAM(1) STREAM(2) STREAM(3) STREAM(4)
 

@@ -1,7 +1,7 @@
-/* vpmaddubsw multiplies codes of weights (unsigned) by those of activations (signed) and adds pairs in int16: with codes
- * below 16 four of them add up without saturating (8 * 15 * 127 < 2^15), which one vpmaddwd makes int32. For every 16
- * inputs and vector of 8 outputs: 4 products, 3 sums, one vpmaddwd, one sum, that is 128 MAC in 9 operations. Codes of 8
- * bits are taken as two halves of 4.
+/* vpmaddubsw multiplies codes of weights (unsigned) by those of activations (signed) and adds pairs in int16: with
+ * codes below 16 four of them add up without saturating (8 * 15 * 127 < 2^15), which one vpmaddwd makes int32. For
+ * every 16 inputs and vector of 8 outputs: 4 products, 3 sums, one vpmaddwd, one sum, that is 128 MAC in 9 operations.
+ * Codes of 8 bits are taken as two halves of 4.
  */
 #include <immintrin.h>
 
@@ -76,8 +76,8 @@ QC_INLINE void decode(const uint8_t *chunk, unsigned bits, uint8_t *to) {
 }
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */
-QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                       int panels, unsigned bits, int first, int high) {
+QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                       int rows, int panels, unsigned bits, int first, int high) {
     QC_UNROLL for (int i = 0; i < panels * QC_COLUMNS / QC_LANES; ++i) {
         const uint8_t *chunk = weight + (size_t)(i / 2) * panel_bytes + i % 2 * 32;
         ints codes[4];
@@ -93,8 +93,8 @@ QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, co
     }
 }
 
-QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                     int panels, unsigned bits) {
+QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                     int rows, int panels, unsigned bits) {
     sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 0, 0);
     if (bits == 8) sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 0, 1);
     if (bits == 3) sixteen(sums, weight, panel_bytes, input, stride, rows, panels, bits, 4, 0);

@@ -1,8 +1,9 @@
 /* vpdpbusd multiplies codes of weights (unsigned) by those of activations (signed): 64 MAC.
  *
- * Large tile, 6 rows by 4 panels: for every 4 inputs 24 vpdpbusd, 6 broadcasts that they share and 4 loads of codes that
- * were unpacked for all rows. A single row: the codes of a byte are masked, not shifted; what was not shifted makes sums 4, 8, 16, ...
- * times as large, which are kept apart (that also makes enough independent chains) and shifted once for every block.
+ * Large tile, 6 rows by 4 panels: for every 4 inputs 24 vpdpbusd, 6 broadcasts that they share and 4 loads of codes
+ * that were unpacked for all rows. A single row: the codes of a byte are masked, not shifted; what was not shifted
+ * makes sums 4, 8, 16, ... times as large, which are kept apart (that also makes enough independent chains) and shifted
+ * once for every block.
  */
 #include <immintrin.h>
 
@@ -137,8 +138,8 @@ QC_INLINE void chunk_of_row(ints *sums, const uint8_t *weight, const int8_t *inp
     QC_ADD(4, c, 0x80, 7); /* 4 * 32 */
 }
 
-QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride, int rows,
-                     int panels, unsigned bits) {
+QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, const int8_t *input, size_t stride,
+                     int rows, int panels, unsigned bits) {
     if (rows > 1) {
         chunk_of_rows(sums, weight, panel_bytes, input, stride, rows, panels, bits);
         return;

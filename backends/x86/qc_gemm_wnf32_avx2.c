@@ -1,5 +1,5 @@
-/* A weight costs a shift, a mask, a conversion, a difference and a product; for many rows it is made once and read by 12
- * vfmadd of a tile of 6 rows by 16 outputs, with 6 broadcasts and 2 loads.
+/* A weight costs a shift, a mask, a conversion, a difference and a product; for many rows it is made once and read by
+ * 12 vfmadd of a tile of 6 rows by 16 outputs, with 6 broadcasts and 2 loads.
  */
 #include <immintrin.h>
 

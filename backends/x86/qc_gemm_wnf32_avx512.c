@@ -1,6 +1,6 @@
 /* Codes below 16 become floats by vpermps, which looks at four bits of each lane only: fields need no mask. A weight
- * costs a shift, a permutation, a difference and a product; for many rows it is made once and read by 24 vfmadd of a tile
- * of 12 rows by 32 outputs, with 12 broadcasts and 2 loads.
+ * costs a shift, a permutation, a difference and a product; for many rows it is made once and read by 24 vfmadd of a
+ * tile of 12 rows by 32 outputs, with 12 broadcasts and 2 loads.
  */
 #include <immintrin.h>
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import numpy as np
 import onnx
@@ -168,9 +169,9 @@ def _integers(isa: Isa, rows: int, inputs: int, outputs: int, bits: Bits, block:
 
 def _quantizer(isa: Isa, rows: int, inputs: int, block: int, kept: Mapping[str, np.ndarray]) -> Run:
     """Fills `input`, `input_scale` and `input_sum` of `kept`."""
-    row = MICRO_KERNELS["quantize_blocks"]
-    compiled = library(row.source(isa).read_text(), isa)
-    function = ctypes.cast(compiled[f"qc_{row.name}_{row.versions(isa)[0].value}"], ctypes.c_void_p)
+    compiled = _quantizer_library(isa)
+    version = MICRO_KERNELS["quantize_blocks"].versions(isa)[0]
+    function = ctypes.cast(compiled[f"qc_quantize_blocks_{version.value}"], ctypes.c_void_p)
     given = buffer(np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32))
     codes, scale, sums = (kept[name].ctypes.data for name in ("input", "input_scale", "input_sum"))
     args = Quantizer(given.ctypes.data, inputs, inputs, block, codes, inputs, scale, sums)
@@ -180,6 +181,11 @@ def _quantizer(isa: Isa, rows: int, inputs: int, block: int, kept: Mapping[str, 
         assert given.size
 
     return run
+
+
+@cache
+def _quantizer_library(isa: Isa) -> ctypes.CDLL:
+    return library(MICRO_KERNELS["quantize_blocks"].source(isa).read_text(), isa)
 
 
 def _nbits(rows: int, inputs: int, outputs: int, bits: Bits, block: int, level: int) -> Run | str:

@@ -13,6 +13,7 @@ from qcompiler.backends.c.emit import (
     online,
     pool,
     products,
+    recurrent,
     reduce,
     resample,
     scan,
@@ -38,6 +39,7 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     volumes.EMITTERS,
     online.EMITTERS,
     einsum.EMITTERS,
+    recurrent.EMITTERS,
     codes.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}

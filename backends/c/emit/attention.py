@@ -18,7 +18,7 @@ _HEADS_INSIDE = (0, 2, 1, 3)
 
 
 def attention(generator: Generator, call: Call) -> Emitted:
-    """`softmax(q k^T scale + mask) v` for every head; fewer heads of keys are shared by neighbouring ones of queries."""
+    """`softmax(q k^T scale + mask) v` for every head; heads of keys may be shared by neighbouring ones of queries."""
     if call.number("dropout_p", 0.0):
         raise call.unsupported("dropout", "put the model in eval mode")
     shape = generator.shape(call.node)
@@ -67,7 +67,7 @@ def _four_axes(generator: Generator, value: Value) -> Value:
     if missing >= 0:
         return replace(value, shape=(*[1] * missing, *value.shape), strides=(*[0] * missing, *value.strides), border=0)
     shape = (math.prod(value.shape[:-3]), *value.shape[-3:])
-    return value.reshaped(shape) or generator.contiguous(generator.copied(value, range(-missing + _RANK))).reshaped(shape) or value
+    return value.reshaped(shape) or generator.copied(value, range(len(value.shape))).reshaped(shape) or value
 
 
 def _mask(generator: Generator, call: Call, node: Node, shape: Sequence[int]) -> dict[str, str]:

@@ -56,13 +56,15 @@ def einsum(generator: Generator, call: Call) -> Emitted:
     if any(value.element != "float" for value in values):
         raise call.unsupported("tensors that are not of floats")
     written = left.split(",")
-    dots = max((len(v.shape) - len(w.replace(_DOTS, "")) for v, w in zip(values, written, strict=True) if _DOTS in w), default=0)
+    pairs = [(len(value.shape), text) for value, text in zip(values, written, strict=True)]
+    dots = max((rank - len(text.replace(_DOTS, "")) for rank, text in pairs if _DOTS in text), default=0)
     operands = [_diagonal(value, _spelled(text, len(value.shape))) for value, text in zip(values, written, strict=True)]
     if "->" in equation:
         result = right.replace(_DOTS, _unnamed(dots))
     else:
         used = "".join(operand.names for operand in operands)
-        result = _unnamed(dots) + "".join(sorted(n for n in set(used) if used.count(n) == 1 and ord(n) < _FIRST_UNNAMED))
+        single = [name for name in set(used) if used.count(name) == 1 and ord(name) < _FIRST_UNNAMED]
+        result = _unnamed(dots) + "".join(sorted(single))
     found = operands[0]
     for index, operand in enumerate(operands[1:], 1):
         needed = result + "".join(later.names for later in operands[index + 1 :])

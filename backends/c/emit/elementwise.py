@@ -181,7 +181,9 @@ def divided(kind: str, generator: Generator, call: Call) -> Emitted:
 def rounded_division(generator: Generator, call: Call) -> Emitted:
     """A division, rounded as the call says."""
     mode = call.raw("rounding_mode")
-    return compute(generator, call, "{0} / {1}", ("self", "other")) if mode is None else divided(str(mode), generator, call)
+    if mode is not None:
+        return divided(str(mode), generator, call)
+    return compute(generator, call, "{0} / {1}", ("self", "other"))
 
 
 def tested(template: str, generator: Generator, call: Call) -> Emitted:
@@ -325,7 +327,8 @@ EMITTERS: dict[str, Emitter] = {
     **_compared_all(),
     **{op: partial(logical, template) for op, template in LOGICAL.items()},
     **{op: partial(tested, template) for op, template in TESTS.items()},
-    **{f"aten.{name}.{kind}": partial(divided, name) for name in ("remainder", "fmod") for kind in ("Tensor", "Scalar")},
+    **{f"aten.remainder.{kind}": partial(divided, "remainder") for kind in ("Tensor", "Scalar")},
+    **{f"aten.fmod.{kind}": partial(divided, "fmod") for kind in ("Tensor", "Scalar")},
     "aten.floor_divide": partial(divided, "floor"),
     "aten.floor_divide.Scalar": partial(divided, "floor"),
     "aten.div.Tensor_mode": rounded_division,

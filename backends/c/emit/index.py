@@ -32,10 +32,8 @@ class Positions:
     inputs: Mapping[str, Value]
 
 
-def positions_of(
-    generator: Generator, call: Call, given: Sequence[Node | None], shape: Sequence[int]
-) -> Positions:
-    """Positions by axis, None for a whole one; what they pick stands where they are when they are neighbours, else first.
+def positions_of(generator: Generator, call: Call, given: Sequence[Node | None], shape: Sequence[int]) -> Positions:
+    """Positions by axis, None for a whole one; what they pick stands in their place if they are neighbours, else first.
 
     Raises:
         UnsupportedError: for a mask, whose result has a size that only a run can tell.
@@ -68,8 +66,8 @@ def rows(generator: Generator, source: Value, indices: Value, axis: int, shape: 
     out = generator.new(shape, source.element, None, source.shift)
     outer, inner = math.prod(source.shape[:axis]), math.prod(source.shape[axis + 1 :])
     copy = [
-        f"const size_t row = qc_index(index[j], {source.shape[axis]});",
-        f"memcpy(out + (i * {indices.count} + j) * {inner}, in + (i * {source.shape[axis]} + (ptrdiff_t)row) * {inner},",
+        f"const ptrdiff_t row = (ptrdiff_t)qc_index(index[j], {source.shape[axis]});",
+        f"memcpy(out + (i * {indices.count} + j) * {inner}, in + (i * {source.shape[axis]} + row) * {inner},",
         f"       {inner} * sizeof *out);",
     ]
     lines = declared(generator, out, {"in": source, "index": indices})

@@ -9,8 +9,8 @@ import numpy as np
 from qcompiler.backends.c.emit.dense import rows_of
 from qcompiler.backends.c.emit.products import product_of
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
-from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.c.number import float_text
+from qcompiler.backends.lowering.call import Call
 from qcompiler.hadamard import core, hadamard
 
 

@@ -95,7 +95,10 @@ def _windows(
 ) -> None:
     """Loops over results, then over each one's window."""
     rank = len(out.shape) - 2
-    lines = [f"const {source.element} *in = {generator.pointer(source)};", f"{out.element} *out = {generator.pointer(out)};"]
+    lines = [
+        f"const {source.element} *in = {generator.pointer(source)};",
+        f"{out.element} *out = {generator.pointer(out)};",
+    ]
     outer = [("b", out.shape[0], 0), *((f"o{i}", out.shape[2 + i], 2 + i) for i in range(rank)), ("f", out.shape[1], 1)]
     for depth, (name, size, _) in enumerate(outer):
         lines.append(f"{'    ' * depth}for (ptrdiff_t {name} = 0; {name} < {size}; ++{name}) {{")

@@ -110,11 +110,11 @@ def linear(generator: Generator, call: Call) -> Emitted:
         matrix = generator.settled(generator.operand(node))
         packed = _pack(generator, matrix.permuted((1, 0)))
     bias = bias_of(generator, call)
-    _product(generator, source, packed, bias, out, rows, shape[-1])
+    rows_product(generator, source, packed, bias, out, rows, shape[-1])
     return out
 
 
-def _product(
+def rows_product(
     generator: Generator,
     source: Value,
     packed: Value,
@@ -199,7 +199,7 @@ def product_of(generator: Generator, left: Value, right: Value, packed: Value | 
     steps = [place(value, [*counters, "0", "0"]) for value in (left, right, out)]
     with looped(generator, list(zip(counters, lead, strict=True))):
         panels = packed or _pack(generator, other, steps[1])
-        _product(generator, one, panels, None, result, rows, columns, (steps[0], steps[2]))
+        rows_product(generator, one, panels, None, result, rows, columns, (steps[0], steps[2]))
     return out.reshaped(shape) or out
 
 

@@ -161,7 +161,7 @@ def variance(generator: Generator, call: Call, template: str = "{0}") -> Emitted
 
 
 def vector_norm(generator: Generator, call: Call) -> Emitted:
-    """`(sum |x|^p)^(1/p)`; the largest or smallest magnitude where p is infinite, how many are not zero where it is 0."""
+    """`(sum |x|^p)^(1/p)`; the largest or smallest magnitude for p infinite, how many are not zero for p = 0."""
     source, axes = _source(generator, call)
     shape = generator.shape(call.node)
     order = call.number("ord", 2.0)

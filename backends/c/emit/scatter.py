@@ -98,7 +98,8 @@ def _write(generator: Generator, out: Value, inputs: dict[str, Value], found: Po
 
 
 def _masked(generator: Generator, call: Call) -> Emitted:
-    source, values = generator.operand(call.node_at("self")), generator.settled(generator.operand(call.node_at("values")))
+    source = generator.operand(call.node_at("self"))
+    values = generator.settled(generator.operand(call.node_at("values")))
     node = call.nodes("indices")[0]
     if node is None or values.count != 1:
         raise call.unsupported("a mask with more than one value")

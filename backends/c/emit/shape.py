@@ -117,13 +117,12 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     element, shift = generator.element(call.type)
     shape = generator.shape(call.node)
     axis = call.axis("dim", len(shape))
-    operands = [generator.operand(node) for node in nodes]
+    # An empty tensor may have any number of axes.
+    operands = [each for node in nodes if math.prod((each := generator.operand(node)).shape)]
     known = [operand.order for operand in operands if isinstance(operand, Value) and operand.shape.count(1) < 3]
     out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
     for operand in operands:
-        if math.prod(operand.shape) == 0:
-            continue
         part = out.sliced(axis, start, operand.shape[axis])
         if operand != part:
             generator.loop(part, operand)

@@ -21,6 +21,8 @@ from qcompiler.backends.c.packing import blocked
 from qcompiler.backends.c.value import Value, channels_last, row_major
 from qcompiler.backends.lowering.call import Call
 
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -104,7 +106,7 @@ def conv(generator: Generator, call: Call) -> Emitted:
     """A convolution of three axes."""
     weight = weight_of(generator, call)
     rank = weight.ndim - 2
-    window = window_of(call, [call.arguments[name] for name in ("stride", "padding", "dilation", "groups")], weight.shape[2:])
+    window = window_of(call, [call.arguments[name] for name in _GEOMETRY], weight.shape[2:])
     source = generator.operand(call.node_at("input"))
     if len(source.shape) != weight.ndim:
         raise call.unsupported("an image without a batch axis")
@@ -127,7 +129,7 @@ def transposed(generator: Generator, call: Call) -> Emitted:
     """A transposed convolution of one to three axes; weights are constant."""
     weight = weight_of(generator, call)
     rank = weight.ndim - 2
-    window = window_of(call, [call.arguments[name] for name in ("stride", "padding", "dilation", "groups")], weight.shape[2:])
+    window = window_of(call, [call.arguments[name] for name in _GEOMETRY], weight.shape[2:])
     source = generator.operand(call.node_at("input"))
     if len(source.shape) != weight.ndim:
         raise call.unsupported("an image without a batch axis")
@@ -170,7 +172,9 @@ def _phase(
     inputs, outputs = weight.shape[0] // groups, weight.shape[1]
     if not all(phase.taps for phase in chosen):
         wide = None if bias is None else bias.reshaped((1, bias.count, *[1] * len(chosen)))
-        generator.loop(out, Computed("float", out.shape, "0.0f" if wide is None else "{0}", () if wide is None else (wide,)))
+        generator.loop(
+            out, Computed("float", out.shape, "0.0f" if wide is None else "{0}", () if wide is None else (wide,))
+        )
         return
     taps = weight[(slice(None), slice(None), *np.ix_(*(phase.taps for phase in chosen)))]
     taps = taps.reshape(*weight.shape[:2], -1)

@@ -45,7 +45,7 @@ class MicroKernel:
         name: the C function is `qc_<name>_<isa>`, its arguments `qc_<name>_args`.
         header: file that declares the arguments and says what is computed and what a task is.
         variants: source file of each version; portable C always exists.
-        layouts: order of packed weights; versions that are chosen among at run time share one, and portable C reads any.
+        layouts: order of packed weights; versions that are chosen among at run time share one, portable C reads any.
             Empty where there are no packed weights.
     """
 

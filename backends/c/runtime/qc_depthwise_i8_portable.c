@@ -18,8 +18,10 @@ void qc_depthwise_i8_portable(const qc_depthwise_i8_args *args, size_t begin, si
         for (size_t c = 0; c < args->channels; ++c) {
             const int8_t *weight = args->weight + c / columns * panel + place(args, c % columns) * depth;
             int32_t sum = 0;
-            for (size_t t = 0; t < taps; ++t)
-                sum += (int32_t)input[args->offsets[t] + (ptrdiff_t)c] * weight[t / depth * columns * depth + t % depth];
+            for (size_t t = 0; t < taps; ++t) {
+                const qc_act *pixel = input + args->offsets[t];
+                sum += (int32_t)pixel[c] * weight[t / depth * columns * depth + t % depth];
+            }
             qc_finish_one(&args->epilogue, sum, m, c, out + c * bytes);
         }
     }

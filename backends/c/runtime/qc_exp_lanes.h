@@ -5,6 +5,12 @@
 #include "qc_lanes.h"
 #include "qc_math.h"
 
+#if defined(QC_EACH)
+
+QC_EACH(qc_exp_lanes(qc_lanes x), qc_exp(x.v[i]))
+
+#else
+
 /* 0 where x is below a limit, a elsewhere. */
 QC_INLINE qc_lanes qc_zero_below(qc_lanes a, qc_lanes x, qc_lanes limit) {
 #if defined(__AVX512F__)
@@ -12,12 +18,9 @@ QC_INLINE qc_lanes qc_zero_below(qc_lanes a, qc_lanes x, qc_lanes limit) {
 #elif defined(__AVX2__) && defined(__FMA__)
     for (int i = 0; i < 2; ++i) a.v[i] = _mm256_andnot_ps(_mm256_cmp_ps(x.v[i], limit.v[i], _CMP_LT_OQ), a.v[i]);
     return a;
-#elif defined(__aarch64__)
+#else
     for (int i = 0; i < 4; ++i)
         a.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vcltq_f32(x.v[i], limit.v[i])));
-    return a;
-#else
-    for (int i = 0; i < QC_LANES; ++i) a.v[i] = x.v[i] < limit.v[i] ? 0.0f : a.v[i];
     return a;
 #endif
 }
@@ -35,13 +38,11 @@ QC_INLINE qc_lanes qc_powers_of_two(qc_lanes shifted) {
         const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(shifted.v[i]), _mm256_set1_epi32(127));
         shifted.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
     }
-#elif defined(__aarch64__)
+#else
     for (int i = 0; i < 4; ++i) {
         const uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(shifted.v[i]), vdupq_n_u32(127));
         shifted.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(bits, 23));
     }
-#else
-    for (int i = 0; i < QC_LANES; ++i) shifted.v[i] = qc_power_of_two(shifted.v[i]);
 #endif
     return shifted;
 }
@@ -69,5 +70,7 @@ QC_INLINE qc_lanes qc_exp_lanes(qc_lanes x) {
     p = qc_fma(qc_times(p, r), r, r);
     return qc_scaled_by_power(qc_zero_below(qc_plus(qc_splat(1.0f), p), x, qc_splat(-104.0f)), n);
 }
+
+#endif
 
 #endif

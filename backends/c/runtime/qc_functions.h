@@ -9,7 +9,7 @@
 
 #include "qc_math.h"
 
-QC_MATH float qc_sign(float x) { return x != x ? x : (float)(x > 0.0f) - (float)(x < 0.0f); }
+QC_MATH float qc_sign(float x) { return (float)(x > 0.0f) - (float)(x < 0.0f); }
 QC_MATH float qc_log2(float x) { return qc_log(x) * 1.44269504f; }
 QC_MATH float qc_log10(float x) { return qc_log(x) * 0.434294482f; }
 QC_MATH float qc_tan(float x) { return qc_sin(x) / qc_cos(x); }

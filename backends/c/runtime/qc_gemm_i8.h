@@ -4,10 +4,10 @@
  *
  * a(m, t) = input + (m / width) * outer_stride + (m % width) * inner_stride + offsets[t]
  *
- * A linear layer has taps = 1, no offsets, and a width of all rows. A convolution reads an image in channels-last order
- * that already has its border of zero points: m counts output pixels, `width` of them in an output row; there is one tap
- * for every position of the window, or one for every row of the window when its pixels lie side by side (depth is then
- * window width * channels).
+ * A linear layer has taps = 1, no offsets, and a width of all rows. A convolution reads an image in channels-last
+ * order that already has its border of zero points: m counts output pixels, `width` of them in an output row. There is
+ * one tap for every row of the window when its pixels lie side by side (depth is then window width * channels, which is
+ * what makes first layers of few channels fast), else one for every position.
  *
  * Weights are int8, [ceil(n / C)][taps][ceil(depth / D)][C][D] with C = block_columns and D = block_depth of the
  * level's layout; missing ones are zero. Activations may be read up to the next multiple of D, or further (QC_SLACK).

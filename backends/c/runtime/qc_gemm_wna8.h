@@ -10,11 +10,11 @@
  * codes 0, 1, 2 of two bits with zero point 1.
  *
  * Weights lie as qc_low_bit.h says, [ceil(n / C)] panels of C = block_columns outputs, runs of D = block_depth inputs,
- * words of 8 bits. Scales and zero points are [ceil(n / C)][blocks][C]; what stands there for missing outputs is finite.
- * Activations may be read up to QC_SLACK bytes behind their end. int32 holds every sum up to depth = 65536.
+ * words of 8 bits. Scales and zero points are [ceil(n / C)][blocks][C]; what stands there for missing outputs is
+ * finite. Activations may be read up to QC_SLACK bytes behind their end. int32 holds every sum up to depth = 65536.
  *
- * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows codes are unpacked once,
- * 512 inputs at a time, into up to 32 KiB on the stack (4 KiB on ARM).
+ * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows codes are unpacked
+ * once, 512 inputs at a time, into up to 32 KiB on the stack (4 KiB on ARM).
  */
 #ifndef QC_GEMM_WNA8_H
 #define QC_GEMM_WNA8_H

@@ -48,8 +48,8 @@ QC_INLINE void block_sums(ints *result, const int32_t *start, const stretch *fro
     QC_UNROLL for (int i = 0; i < all; ++i) result[i] = fold(sums + i * each, bits, rows);
 }
 
-typedef void block_function(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes, size_t chunks,
-                            const int8_t *input, size_t stride);
+typedef void block_function(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes,
+                            size_t chunks, const int8_t *input, size_t stride);
 
 #define QC_BLOCK(name, rows, panels, bits)                                                                        \
     static void name(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes, size_t chunks, \
@@ -86,7 +86,8 @@ QC_INLINE void finish_block(const qc_gemm_wna8_args *args, const ints *sums, rea
     QC_UNROLL for (int i = 0; i < wide; ++i) {
         const size_t p = panel + (size_t)(i / QC_VECTORS), at = (p * blocks + g) * QC_COLUMNS;
         scale[i] = load_reals(args->scale + at + i % QC_VECTORS * QC_LANES);
-        zero[i] = zeros ? plus(load_bytes(args->zero + at + i % QC_VECTORS * QC_LANES), all_ints(-offset)) : all_ints(0);
+        zero[i] = all_ints(-offset);
+        if (zeros) zero[i] = plus(zero[i], load_bytes(args->zero + at + i % QC_VECTORS * QC_LANES));
     }
     QC_UNROLL for (int r = 0; r < rows; ++r, input_scale += blocks, input_sum += blocks) {
         const reals given = all_reals(*input_scale);
@@ -99,8 +100,8 @@ QC_INLINE void finish_block(const qc_gemm_wna8_args *args, const ints *sums, rea
 }
 
 /* What stands in `out`, or the biases for the first block, of a tile that may end within its last panel. */
-QC_INLINE void load_tile(const qc_gemm_wna8_args *args, reals *acc, size_t row, size_t panel, size_t first_block, int rows,
-                         int panels) {
+QC_INLINE void load_tile(const qc_gemm_wna8_args *args, reals *acc, size_t row, size_t panel, size_t first_block,
+                         int rows, int panels) {
     const size_t first = panel * QC_COLUMNS, left = args->columns - first;
     const int wide = panels * QC_VECTORS;
     for (int r = 0; r < rows; ++r, acc += wide) {
@@ -215,7 +216,8 @@ static void decoded_strip(const qc_gemm_wna8_args *args, const qc_division *d, s
 void QC_KERNEL(const qc_gemm_wna8_args *args, size_t begin, size_t end) {
     const unsigned bits = (unsigned)args->bits;
     const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, QC_DEPTH);
-    const int many = args->rows >= QC_FEW_ROWS, decoded = bits < 8 && args->rows >= QC_ROWS && d.full * d.chunk <= QC_DECODED;
+    const int many = args->rows >= QC_FEW_ROWS;
+    const int decoded = bits < 8 && args->rows >= QC_ROWS && d.full * d.chunk <= QC_DECODED;
     const size_t step = many ? QC_MANY_PANELS : QC_PANELS;
     size_t panel = begin;
     for (; panel + step <= end; panel += step) {

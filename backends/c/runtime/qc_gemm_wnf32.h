@@ -5,14 +5,14 @@
  *   acc          = fmaf(input[m][k], weight(n, k), acc)                        for k = 0, 1, ...
  *   out[m][n]    = acc
  *
- * Codes are unsigned. A block may be the whole row; the last one may be shorter. Ternary weights are codes 0, 1, 2 of two
- * bits with zero point 1.
+ * Codes are unsigned. A block may be the whole row; the last one may be shorter. Ternary weights are codes 0, 1, 2 of
+ * two bits with zero point 1.
  *
  * Weights lie as qc_low_bit.h says, [ceil(n / C)] panels of C = block_columns outputs, runs of one input, words of 32
  * bits. Scales and zero points are [ceil(n / C)][blocks][C]; what stands there for missing outputs is finite.
  *
- * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows weights are decoded once,
- * QC_DECODED inputs at a time, into up to 16 KiB on the stack.
+ * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows weights are decoded
+ * once, QC_DECODED inputs at a time, into up to 16 KiB on the stack.
  */
 #ifndef QC_GEMM_WNF32_H
 #define QC_GEMM_WNF32_H

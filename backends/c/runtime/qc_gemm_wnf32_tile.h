@@ -31,7 +31,9 @@ QC_INLINE grid grid_of(const qc_gemm_wnf32_args *args, size_t blocks, size_t pan
     return found;
 }
 
-QC_INLINE reals placed(words codes, unsigned bits, grid on) { return times(minus(level(codes, bits), on.zero), on.scale); }
+QC_INLINE reals placed(words codes, unsigned bits, grid on) {
+    return times(minus(level(codes, bits), on.zero), on.scale);
+}
 
 /* The words of one chunk of one vector of outputs. */
 QC_INLINE void load_chunk(const uint32_t *chunk, unsigned bits, words *left) {
@@ -161,8 +163,8 @@ QC_INLINE void tile(const float *weights, const float *input, size_t stride, siz
 }
 
 /* The same for a strip that may end within its width: through memory of its own. */
-static void tile_at(const qc_gemm_wnf32_args *args, const float *weights, size_t row, size_t panel, size_t k, size_t count,
-                    int rows) {
+static void tile_at(const qc_gemm_wnf32_args *args, const float *weights, size_t row, size_t panel, size_t k,
+                    size_t count, int rows) {
     const size_t first = panel * QC_COLUMNS, stride = args->input_stride;
     const size_t wide = args->columns - first < QC_WIDE ? args->columns - first : QC_WIDE;
     const float *input = args->input + row * stride + k;
@@ -177,7 +179,8 @@ static void tile_at(const qc_gemm_wnf32_args *args, const float *weights, size_t
     }
     const float *from = direct ? out : edge;
     float *to = wide == QC_WIDE ? out : edge;
-    const size_t from_stride = direct ? args->out_stride : QC_WIDE, to_stride = wide == QC_WIDE ? args->out_stride : QC_WIDE;
+    const size_t from_stride = direct ? args->out_stride : QC_WIDE;
+    const size_t to_stride = wide == QC_WIDE ? args->out_stride : QC_WIDE;
     switch (rows) {
     case QC_ROWS:
         tile(weights, input, stride, count, from, from_stride, to, to_stride, QC_ROWS);
@@ -195,7 +198,8 @@ static void tile_at(const qc_gemm_wnf32_args *args, const float *weights, size_t
 static void all_rows(const qc_gemm_wnf32_args *args, const float *weights, size_t panel, size_t k, size_t count) {
     size_t row = 0;
     for (; row + QC_ROWS <= args->rows; row += QC_ROWS) tile_at(args, weights, row, panel, k, count, QC_ROWS);
-    for (; row + QC_FEW_ROWS <= args->rows; row += QC_FEW_ROWS) tile_at(args, weights, row, panel, k, count, QC_FEW_ROWS);
+    for (; row + QC_FEW_ROWS <= args->rows; row += QC_FEW_ROWS)
+        tile_at(args, weights, row, panel, k, count, QC_FEW_ROWS);
     for (; row < args->rows; ++row) tile_at(args, weights, row, panel, k, count, 1);
 }
 
@@ -207,12 +211,14 @@ static void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t p
     size_t start = 0, filled = 0;
     memset(decoded, 0, sizeof decoded);
     for (size_t k = 0; k < args->depth;) {
-        const size_t g = k / args->block, end = (g + 1) * args->block < args->depth ? (g + 1) * args->block : args->depth;
+        const size_t g = k / args->block, next_block = (g + 1) * args->block;
+        const size_t end = next_block < args->depth ? next_block : args->depth;
         const size_t now = end - k < d->chunk ? end - k : d->chunk;
         for (int i = 0; i < panels * QC_VECTORS; ++i) {
             const int p = i / QC_VECTORS, v = i % QC_VECTORS;
             decode_bits(weight + (size_t)p * panel_words + v * QC_LANES, bits,
-                        grid_of(args, d->blocks, panel + (size_t)p, g, v), decoded + filled * QC_WIDE + i * QC_LANES, QC_WIDE);
+                        grid_of(args, d->blocks, panel + (size_t)p, g, v),
+                        decoded + filled * QC_WIDE + i * QC_LANES, QC_WIDE);
         }
         k += now, filled += now, weight += d->bytes / 4;
         if (k == args->depth || filled + d->chunk > QC_DECODED) {
@@ -222,7 +228,8 @@ static void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t p
     }
 }
 
-QC_INLINE void single_row(const qc_gemm_wnf32_args *args, const qc_division *d, size_t begin, size_t end, unsigned bits) {
+QC_INLINE void single_row(const qc_gemm_wnf32_args *args, const qc_division *d, size_t begin, size_t end,
+                          unsigned bits) {
     size_t panel = begin;
     for (; panel + QC_PANELS <= end; panel += QC_PANELS) single(args, d, 0, panel, QC_PANELS, bits);
     for (; QC_PANELS > 1 && panel < end; ++panel) single(args, d, 0, panel, 1, bits);

@@ -16,11 +16,13 @@
 #define QC_LANES 16
 #define QC_INLINE static inline __attribute__((always_inline, unused))
 
-/* Loops of a constant count whose bodies name registers. */
+/* Loops of a constant count whose bodies name registers, and loops that only make code long when unrolled. */
 #if defined(__clang__)
 #define QC_UNROLL _Pragma("clang loop unroll(full)")
+#define QC_ROLLED _Pragma("clang loop unroll(disable)")
 #else
-#define QC_UNROLL
+#define QC_UNROLL _Pragma("GCC unroll 16")
+#define QC_ROLLED _Pragma("GCC unroll 1")
 #endif
 
 #if defined(__AVX512F__)
@@ -119,7 +121,7 @@ QC_INLINE void qc_store(float *x, qc_lanes a) { memcpy(x, a.v, sizeof a.v); }
 #define QC_EACH(head, one)                                                                                             \
     QC_INLINE qc_lanes head {                                                                                          \
         qc_lanes y;                                                                                                    \
-        for (int i = 0; i < QC_LANES; ++i) y.v[i] = one;                                                               \
+        QC_ROLLED for (int i = 0; i < QC_LANES; ++i) y.v[i] = one;                                                     \
         return y;                                                                                                      \
     }
 QC_EACH(qc_splat(float x), x)

@@ -1,12 +1,13 @@
 /* Where codes of few bits lie, for all kernels that read them.
  *
- * The codes of one panel of C outputs come in runs of D inputs: a run has C * D lanes, lane c * D + d is output c, input
- * d of the run. A chunk of runs is packed into vectors of C * D words; all words have 8 or all have 32 bits. Run r of
+ * The codes of one panel of C outputs come in runs of D inputs: a run has C * D lanes, lane c * D + d is output c,
+ * input d of the run. A chunk of runs is packed into vectors of C * D words; all words have 8 or all have 32 bits. Run
+ * r of
  *
  *   8, 4, 2 bits   lies in vector r / n, n = word / bits, at bit (r % n) * bits of the lane's word
- *   3 bits         three vectors hold `word` runs. With w = word / 3 whole codes in a word, run r < 3 * w lies in vector
- *                  r / w at bit (r % w) * 3; of the last two runs the low two bits are the uppermost of the first and of
- *                  the second vector, the high bits are bits word - 2 and word - 1 of the third.
+ *   3 bits         three vectors hold `word` runs. With w = word / 3 whole codes in a word, run r < 3 * w lies in
+ *                  vector r / w at bit (r % w) * 3; of the last two runs the low two bits are the uppermost of the
+ *                  first and of the second vector, the high bits are bits word - 2 and word - 1 of the third.
  *
  * Inputs are in blocks, which share a scale: each starts with a new chunk. A chunk is 16 inputs, 32 for 3 bits (twice
  * as many where D is 8); codes that are missing at the end of a block are zero, as are missing outputs
@@ -51,9 +52,9 @@ QC_INLINE qc_division qc_divide(size_t depth, size_t block, unsigned bits, size_
 QC_INLINE size_t qc_panel_bytes(const qc_division *d) { return ((d->blocks - 1) * d->full + d->last) * d->bytes; }
 
 QC_INLINE unsigned qc_field(const uint8_t *word_bytes, size_t bit, unsigned bits) {
-    return (unsigned)(word_bytes[bit / 8] | word_bytes[(bit + bits - 1) / 8] << 8 * (bit / 8 != (bit + bits - 1) / 8)) >>
-               bit % 8 &
-           ((1u << bits) - 1);
+    const size_t first = bit / 8, last = (bit + bits - 1) / 8;
+    const unsigned both = word_bytes[first] | (unsigned)word_bytes[last] << (first == last ? 0 : 8);
+    return both >> bit % 8 & ((1u << bits) - 1);
 }
 
 /* One code: of `lane` in `run` of a chunk. */
