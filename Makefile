@@ -8,9 +8,12 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SOURCES := qcompiler passes backends tests benchmarks .ci
+TOOLS := gcc cmake aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64-static qemu-arm-static
+TOOL_PACKAGES := gcc libc6-dev cmake gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+	gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user-static
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel docs ci browser clean
+.PHONY: help demo test lint wheel docs ci browser compilers clean
 
 help:
 	@echo "make demo    compile two small models for ONNX Runtime, run them on real data, print the report"
@@ -25,7 +28,7 @@ help:
 demo: $(READY)-core
 	$(RUN) -m benchmarks.demo
 
-test: $(READY)-test browser
+test: $(READY)-test browser compilers
 	$(RUN) -m pytest -n $(WORKERS)
 
 lint: $(READY)-test $(READY)-dev
@@ -66,6 +69,13 @@ browser:
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| echo "no Chromium and no right to install one: the tests of the HTML report will be skipped"
+
+# Generated C is compiled here and, for ARM, run under an emulator; tests that lack one of them skip and say so.
+compilers:
+	@test "$$(command -v $(TOOLS) | wc -l)" = $(words $(TOOLS)) \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOL_PACKAGES); } \
+		|| echo "no C compilers for x86 and ARM and no right to install them: tests of generated C will be skipped"
 
 clean:
 	rm -rf $(VENV) build dist demo-artifact *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

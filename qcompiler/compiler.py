@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from qcompiler.properties import properties
 from qcompiler.report import Report
 from qcompiler.simulate import FloatMeanings, Meanings, Simulation, simulation
 from qcompiler.summary import parameter_bytes, simulated_line, summarize
-from qcompiler.target import Annotates, Backend, Foresees, Runner, Target
+from qcompiler.target import Annotates, Backend, Builds, Foresees, Runner, Target
 from qcompiler.tracer import Dynamic
 
 
@@ -230,7 +230,8 @@ def build(
         files = backend.emit(lowered, job.target, work)
         audits = backend.audit(lowered, job.target, work)
         job.options.progress("measure", 0, 1)
-        runner = backend.runner(work)
+        shipped, obstacle = _shipping(backend, files, work)
+        runner = simulation(lowered, backend.meanings()) if obstacle else backend.runner(work)
         report = summarize(
             canonical,
             quantized,
@@ -239,10 +240,10 @@ def build(
             job.seed,
             steps,
             audits,
-            [work / name for name in files],
+            [work / name for name in shipped],
             runner,
             job.batches or [job.sample],
-            _warnings(job),
+            [*_warnings(job), *([obstacle] if obstacle else [])],
             *size,
         )
         if strict:
@@ -344,6 +345,15 @@ def _metric(evaluate: Callable[[Callable[..., object]], float], call: Callable[.
             f"evaluate returned a {type(value).__name__}, not a number",
             mend="return one number, such as the top-1 accuracy, from evaluate(model)",
         ) from error
+
+
+def _shipping(backend: Backend, files: Sequence[str], folder: Path) -> tuple[Sequence[str], str]:
+    """The files whose size counts, and what the user should know when the files cannot run on this machine."""
+    if not isinstance(backend, Builds):
+        return files, ""
+    why = backend.obstacle(folder)
+    told = f"the files did not run here, results were measured by the meanings of the kernels: {why}" if why else ""
+    return backend.shipped(files), told
 
 
 def _warnings(job: Job) -> list[str]:

@@ -246,7 +246,7 @@ def recurrent(
     """A recurrent layer of 5 inputs and 6 states over sequences of 4."""
     sides = 2 if both else 1
 
-    def body(b: Builder, x: Node, *starts: Node) -> list[Node]:
+    def body(b: Builder, x: Node, *starts: Node) -> list[Node | None]:
         generator = torch.Generator().manual_seed(3)
         shapes = [
             shape
@@ -263,6 +263,19 @@ def recurrent(
 
 
 MORE += [
+    (
+        "max_pool2d beside positions",
+        lambda b, x: b.items(b.call("aten.max_pool2d_with_indices", x, [3, 2], [2, 2], [1, 1]))[0],
+        [IMAGE],
+    ),
+    *[
+        (
+            f"grid_sampler {mode} {padding} {corners}",
+            single("aten.grid_sampler_2d", mode, padding, corners),
+            [IMAGE, typed("s0", 5, 3, 2)],
+        )
+        for mode, padding, corners in ((0, 0, False), (0, 1, True), (0, 2, False), (0, 2, True), (1, 0, False))
+    ],
     recurrent("lstm", 4, 2, both=True, states=2),
     recurrent("gru", 3, 1, first=True),
     recurrent("rnn_tanh", 1, 2),

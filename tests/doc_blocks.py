@@ -24,7 +24,7 @@ from qcompiler.ir.parse import parse_program
 from qcompiler.ir.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
-LANGUAGES = frozenset({"console", "python", "qir", "sh", "text", "yaml"})
+LANGUAGES = frozenset({"c", "cmake", "console", "python", "qir", "sh", "text", "yaml"})
 ROOM = 0.35
 """How far a shown number may be from the one found: relative to it; half a unit always passes."""
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)

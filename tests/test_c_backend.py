@@ -1,4 +1,4 @@
-"""Models in generated C: the same codes as the meanings of their kernels, on every level; refusals that name the node."""
+"""Models in generated C: the codes of the meanings of their kernels, on every level; refusals that name the node."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_code_is_that_of_the_meanings(name: str, recipe: str, tmp_path: Pa
     program.set_outputs(coded)
     found = computed(program, name, Isa.PORTABLE, tmp_path)
     wanted = evaluate(program, [INPUTS[name]()[:1]], kernels=MEANINGS)
-    assert len(coded) > 4
+    assert coded
     for node, one, other in zip(coded, found, wanted, strict=True):
         assert torch.equal(one, other), node.name
 

@@ -19,7 +19,7 @@ from qcompiler.passes.allocate.sensitivity import measure, measure_table, read_t
 from qcompiler.passes.allocate.sensitivity.additive import Link, Setting, choose, fit
 from qcompiler.passes.allocate.sensitivity.curvature import largest_eigenvalue, probe_traces
 from qcompiler.passes.allocate.sensitivity.images import gradient_distance, structural_distance
-from qcompiler.passes.allocate.sensitivity.joint import random_plans
+from qcompiler.passes.allocate.sensitivity.joint import random_plans, trials
 from qcompiler.passes.allocate.sensitivity.method import Place, Subject
 from qcompiler.passes.allocate.sensitivity.proxies import alignment, gram, synaptic_flow
 from qcompiler.passes.allocate.sensitivity.relevance import read_relevance
@@ -142,6 +142,23 @@ def test_sums_of_losses_rank_whole_plans() -> None:
         table = measure_table(name, subject.program, units, subject.ctx)
         sums = [sum(row[k] for row, k in zip(table, plan, strict=True)) for plan in plans]
         assert spearman(torch.tensor(sums, dtype=torch.float64), torch.tensor(harms, dtype=torch.float64)) > 0.9
+
+
+class Wide(nn.Module):
+    """A value so wide that few samples of it have room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x[:, None].expand(-1, 1 << 24, -1)[:, 5])
+
+
+def test_whole_plans_are_tried_on_every_batch() -> None:
+    subject, _ = measured(Wide(), [noise(2, 8), noise(2, 8, seed=1)], ["w8a16"])
+    assert len(subject.trial.wanted) == 1
+    assert [len(trial.wanted) for trial in trials(subject)] == [1, 1]
 
 
 def additive_harms(true: Tensor, link: Link) -> tuple[list[list[int]], Tensor]:

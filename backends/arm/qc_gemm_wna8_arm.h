@@ -21,6 +21,7 @@ QC_INLINE ints load_bytes(const uint8_t *at) {
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(at)))));
 }
 QC_INLINE ints plus(ints x, ints y) { return vaddq_s32(x, y); }
+QC_INLINE ints product(ints x, ints y) { return vmulq_s32(x, y); }
 QC_INLINE ints minus_product(ints x, ints y, ints z) { return vmlsq_s32(x, y, z); }
 QC_INLINE reals to_reals(ints x) { return vcvtq_f32_s32(x); }
 QC_INLINE reals times(reals x, reals y) { return vmulq_f32(x, y); }

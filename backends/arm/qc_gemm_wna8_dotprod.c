@@ -15,18 +15,35 @@
 #define QC_MANY_PANELS 1
 #define QC_PANELS 4
 #define QC_MOST_SUMS 16
+#define QC_ORDER(v) (void)(v)
 #define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 1)
 
-#include "qc_gemm_wna8_arm.h"
+#define QC_DECODED 1536
 
-QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
+#include "qc_gemm_wna8_arm.h"
+#include "qc_order_neon.h"
+
+QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
-    sums[0] = all_ints(x);
+    sums[0] = x;
 }
 
 QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {
     (void)bits, (void)rows;
     return sums[0];
+}
+
+QC_INLINE ints dot(ints sum, int8x16_t codes, int8x16_t inputs, int run) {
+    switch (run) {
+    case 0:
+        return vdotq_laneq_s32(sum, codes, inputs, 0);
+    case 1:
+        return vdotq_laneq_s32(sum, codes, inputs, 1);
+    case 2:
+        return vdotq_laneq_s32(sum, codes, inputs, 2);
+    default:
+        return vdotq_laneq_s32(sum, codes, inputs, 3);
+    }
 }
 
 /* Adds the products of 16 inputs, beginning at run `first` of a chunk. */
@@ -37,25 +54,14 @@ QC_INLINE void sixteen(ints *sums, const uint8_t *weight, size_t panel_bytes, co
     QC_UNROLL for (int p = 0; p < panels; ++p) {
         const uint8_t *chunk = weight + (size_t)p * panel_bytes;
         QC_UNROLL for (int run = 0; run < 4; ++run) {
-            QC_UNROLL for (int v = 0; v < 2; ++v) {
-                const int8x16_t codes = codes_of(chunk, bits, first + run, v);
-                QC_UNROLL for (int r = 0; r < rows; ++r) {
-                    ints *sum = sums + (r * panels + p) * 2 + v;
-                    switch (run) {
-                    case 0:
-                        *sum = vdotq_laneq_s32(*sum, codes, inputs[r], 0);
-                        break;
-                    case 1:
-                        *sum = vdotq_laneq_s32(*sum, codes, inputs[r], 1);
-                        break;
-                    case 2:
-                        *sum = vdotq_laneq_s32(*sum, codes, inputs[r], 2);
-                        break;
-                    default:
-                        *sum = vdotq_laneq_s32(*sum, codes, inputs[r], 3);
-                    }
-                }
+            const int8x16_t low = codes_of(chunk, bits, first + run, 0), high = codes_of(chunk, bits, first + run, 1);
+            QC_UNROLL for (int r = 0; r < rows; ++r) {
+                ints *sum = sums + (r * panels + p) * 2;
+                sum[0] = dot(sum[0], low, inputs[r], run);
+                sum[1] = dot(sum[1], high, inputs[r], run);
             }
+            if (rows < QC_ROWS) continue;
+            QC_UNROLL for (int i = 0; i < 16; i += 4) QC_ORDER(sums + i);
         }
     }
 }

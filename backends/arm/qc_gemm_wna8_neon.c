@@ -11,6 +11,7 @@
 #define QC_ROWS 4
 #define QC_FEW_ROWS 2
 #define QC_MANY_PANELS 1
+#define QC_DECODED 512
 #define QC_PANELS 2
 #define QC_MOST_SUMS 16
 
@@ -19,9 +20,9 @@
 #include "qc_gemm_wna8_arm.h"
 
 /* A sum holds two of the four products of its outputs in neighbouring lanes: outputs 0, 1 and outputs 2, 3. */
-QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
+QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
-    sums[0] = sums[1] = vsetq_lane_s32(x, vsetq_lane_s32(x, vdupq_n_s32(0), 0), 2);
+    sums[0] = sums[1] = vtrn1q_s32(x, vdupq_n_s32(0));
 }
 
 QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {

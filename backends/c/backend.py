@@ -13,12 +13,13 @@ from qcompiler.backends.c.host import HostRunner
 from qcompiler.backends.c.isa import LEVELS
 from qcompiler.backends.c.lower import lower
 from qcompiler.backends.c.module import Module, Recorded
-from qcompiler.backends.c.project import read_project, write_project
+from qcompiler.backends.c.project import WEIGHTS_FILE, read_project, write_project
 from qcompiler.backends.c.selftest import run_emulated
 from qcompiler.backends.c.settings import settings_of
-from qcompiler.backends.c.toolchain import is_native
+from qcompiler.backends.c.toolchain import find_compiler, find_emulator, is_native
 from qcompiler.backends.lowering.guards import GUARDS
 from qcompiler.backends.reference import MEANINGS
+from qcompiler.backends.reference.bits import BIT_MEANINGS
 from qcompiler.data import sample_inputs
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Program
@@ -58,6 +59,20 @@ class CBackend:
             files = write_project(module, place, recorded)
         return [f"{FOLDER}/{name}" for name in files]
 
+    def shipped(self, files: Sequence[str]) -> Sequence[str]:
+        """The weights; how large the code becomes depends on the compiler."""
+        return [name for name in files if name == f"{FOLDER}/{WEIGHTS_FILE}"]
+
+    def obstacle(self, folder: Path) -> str:
+        """Which compiler or emulator is missing; empty where none is."""
+        architecture = LEVELS[read_project(folder / FOLDER).isa].architecture
+        try:
+            find_emulator(architecture)
+            find_compiler(architecture)
+        except UnsupportedError as error:
+            return f"{error.what}; {error.mend}"
+        return ""
+
     def audit(self, program: Program, target: Target, folder: Path) -> Sequence[LayerAudit]:
         """Every call runs the kernel that it names: nothing stands between the program and the processor."""
         return [
@@ -75,7 +90,7 @@ class CBackend:
 
     def meanings(self) -> Mapping[str, Callable[..., object]]:
         """What each kernel computes."""
-        return MEANINGS
+        return {**MEANINGS, **BIT_MEANINGS}
 
     def runner(self, folder: Path) -> Runner:
         """Runs the model: on this processor as a library, made for another one as a program under an emulator."""

@@ -92,10 +92,12 @@ def border_corrections(bits: np.ndarray, outside: np.ndarray) -> np.ndarray:
     return outside.astype(np.int32) @ sums.T.astype(np.int32)
 
 
-def sign_thresholds(factor: np.ndarray, bias: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """When an affine map of a sum is negative, as a comparison of the sum: `threshold` and `flip` of `gemm_b1`.
+def sign_thresholds(
+    factor: np.ndarray, bias: np.ndarray, terms: int, limit: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """When an affine map of a sum is below a limit, as a comparison of the sum: `threshold` and `flip` of `gemm_b1`.
 
-    For every whole number t between -terms and terms, (t < threshold) xor flip is float(t) * factor + bias < 0 in
+    For every whole number t between -terms and terms, (t < threshold) xor flip is float(t) * factor + bias < limit in
     float32, product and sum rounded apart: both grow, or both fall, with t, so that the place is found by halving.
 
     Shapes: factor and bias float32 [N] -> int32 [N], uint8 [N] of 0 and 1.
@@ -105,7 +107,7 @@ def sign_thresholds(factor: np.ndarray, bias: np.ndarray, terms: int) -> tuple[n
     low, high = np.full(len(factor), -terms, np.int32), np.full(len(factor), terms + 1, np.int32)
     for _ in range(int(2 * terms + 1).bit_length()):
         middle = (low + high) // 2
-        negative = middle.astype(np.float32) * factor + bias < 0
-        before = (negative != flip) & (low < high)
+        less = middle.astype(np.float32) * factor + bias < np.float32(limit)
+        before = (less != flip) & (low < high)
         low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
     return low.astype(np.int32), flip.astype(np.uint8)

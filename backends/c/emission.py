@@ -69,10 +69,11 @@ def check_writable(program: Program) -> None:
         op = program.op(node)
         if op != "qc.kernel" and op not in EMITTERS and op not in _FREE and not _is_size(node):
             unknown.setdefault(op, node)
-    if unknown:
+    places = unknown.values()
+    if places:
         raise UnsupportedError(
             f"generated C has no operator {', '.join(unknown)}",
-            where="; ".join(f"%{node.name} from module {program.origin(node).module or '(top)'}" for node in unknown.values()),
+            where="; ".join(f"%{node.name} from module {program.origin(node).module or '(top)'}" for node in places),
             step="emit",
             mend="keep the module outside of the compiled model, or compile for another target",
         )

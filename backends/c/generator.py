@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from qcompiler.backends.c import arena
+from qcompiler.backends.c.identifiers import Names
 from qcompiler.backends.c.isa import LEVELS, Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked
 from qcompiler.backends.c.loops import Computed, Operand, leaves, loop, weight
 from qcompiler.backends.c.module import ALIGNMENT, Layer
-from qcompiler.backends.c.identifiers import Names
 from qcompiler.backends.c.names import comment
 from qcompiler.backends.c.value import BYTES, Buffer, Element, Value, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError
+from qcompiler.formats import BINARY
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.text import print_type
 from qcompiler.ir.types import Dim, SymbolType, TensorType
@@ -78,6 +79,7 @@ class Generator:
         isa: the least that the processor has.
         emitters: how operators are written, by name.
         quantized: codes of tensors whose scales are chosen at run time, by the node that chooses.
+        packed: bits of codes that are signs, by the node of the codes.
         joined: memory of tensors whose parts are written there by whoever computes them.
     """
 
@@ -86,6 +88,7 @@ class Generator:
     isa: Isa
     emitters: Mapping[str, Emitter]
     quantized: dict[Node | None, Value] = field(default_factory=dict)
+    packed: dict[Node, Value] = field(default_factory=dict)
     joined: dict[Node, Value] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     drafts: list[Draft] = field(default_factory=list)
@@ -124,6 +127,8 @@ class Generator:
                 raise UnsupportedError(f"generated C has no {type_.dtype}", step="emit", mend="convert with .float()")
             return found, 0
         format_ = type_.spec.format
+        if format_ == BINARY:
+            return "int8_t", 0
         if not format_.is_integer or type_.spec.bits > _BYTE:
             raise UnsupportedError(f"activations of {format_.name} have no kernel in generated C", step="emit")
         half = 1 << (_BYTE - 1)
@@ -227,8 +232,9 @@ class Generator:
         items = arguments[0] if isinstance(arguments[0], list | tuple) else []
         tensors = [item[0] if isinstance(item, list | tuple) else item for item in items]
         axis = arguments[1] if len(arguments) > 1 else 0
-        alike = [self.element(self.program.tensor_type(each)) for each in tensors if isinstance(each, Node)]
-        plain = len(alike) == len(tensors) and all(each == self.element(self.program.tensor_type(user)) for each in alike)
+        wanted = self.element(self.program.tensor_type(user))
+        alike = [isinstance(each, Node) and self.element(self.program.tensor_type(each)) == wanted for each in tensors]
+        plain = bool(alike) and all(alike)
         if not plain or tensors.count(node) != 1 or not isinstance(axis, int) or not self._same_grid(user, items):
             return None
         return user, tensors, axis % len(self.shape(node))  # pyright: ignore[reportReturnType]
@@ -328,8 +334,8 @@ class Generator:
 
     def fused(self, node: Node, computed: Computed) -> Operand:
         """An elementwise result: left to its only reader when that is elementwise too, else written now."""
-        small = weight(computed) <= _MOST_FUSED
-        return computed if small and len(node.users) <= 1 and node not in self.program.outputs else self.settled(computed)
+        alone = len(node.users) <= 1 and node not in self.program.outputs
+        return computed if alone and weight(computed) <= _MOST_FUSED else self.settled(computed)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -364,8 +370,3 @@ def _address(buffer: Buffer) -> str:
     if buffer.kind == "weights":
         return "c->weights"
     return f"c->{buffer.kind}s[{buffer.place}]"
-
-
-def unshifted(value: Value) -> Value:
-    """A value read as plain numbers."""
-    return replace(value, shift=0)

@@ -1,9 +1,9 @@
-"""Elementwise arithmetic as loops: expressions over strided values, written with as few loops as their strides allow."""
+"""Elementwise arithmetic as loops: expressions over strided values, in as few loops as their strides allow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qcompiler.backends.c.value import Element, Value
 
@@ -60,7 +60,7 @@ def loop(out: Value, operand: Operand, pointer: Pointer) -> list[str]:
     restrict = "" if aliased else "restrict "
     lines = [f"{out.element} *{restrict}out = {pointer(out)};"]
     lines += [f"const {leaf.element} *{restrict}x{i} = {pointer(leaf)};" for i, leaf in enumerate(inputs)]
-    fitted = [_expanded(operand, leaf, out.shape) for leaf in inputs]
+    fitted = [leaf.expanded(out.shape) for leaf in inputs]
     nest = _nest(out, fitted)
     for depth, (size, _) in enumerate(nest):
         lines.append(f"{'    ' * depth}for (ptrdiff_t i{depth} = 0; i{depth} < {size}; ++i{depth}) {{")
@@ -75,12 +75,6 @@ def loop(out: Value, operand: Operand, pointer: Pointer) -> list[str]:
 
 def _cast(text: str, element: Element) -> str:
     return text if element == "float" else f"({element})({text})"
-
-
-def _expanded(operand: Operand, leaf: Value, shape: tuple[int, ...]) -> Value:
-    """A leaf broadcast to the shape of the loops; nested operands have shapes in between, which broadcast alike."""
-    del operand
-    return leaf.expanded(shape)
 
 
 def _nest(out: Value, inputs: Sequence[Value]) -> list[tuple[int, tuple[int, ...]]]:
@@ -121,10 +115,3 @@ def _statements(operand: Operand, inputs: Sequence[Value], places: Sequence[str]
         return names[id(each)]
 
     return lines, name_of(operand)
-
-
-def stored(value: Value, operand: Operand) -> Computed | Value:
-    """An operand with the shift of the value it goes to."""
-    if isinstance(operand, Value) or operand.shift == value.shift:
-        return operand
-    return replace(operand, shift=value.shift)

@@ -53,6 +53,12 @@ def settings_of(target: Target) -> Settings:
         return Settings.model_validate(dict(target.settings))
     except ValidationError as error:
         first = error.errors()[0]
-        raise SpecError(
-            f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}", where=f"target {target.name}"
-        ) from error
+        name = str(first["loc"][0])
+        if name not in Settings.model_fields:
+            fault, mend = f"there is no setting {name}", f"settings: {', '.join(Settings.model_fields)}"
+        elif name == "isa":
+            levels = ", ".join(["native", *(level.value for level in Isa)])
+            fault, mend = f"there is no instruction set {target.settings[name]}", f"instruction sets: {levels}"
+        else:
+            fault, mend = f"setting {name}: {first['msg']}", ""
+        raise SpecError(fault, where=f"target {target.name}", mend=mend) from error

@@ -13,6 +13,8 @@ from qcompiler.ir.types import TensorType
 from qcompiler.target import Guard
 
 _LARGEST_BLOCK = 128
+_MOST_WORDS = 512
+"""Of 64 signs, in one sum of a kernel of signs: QC_B1_WORDS of the generated C."""
 
 
 def accumulator_fits(program: Program, node: Node) -> str:
@@ -48,8 +50,18 @@ def single_precision(program: Program, node: Node) -> str:
     return "" if dtype == torch.float32 else f"works in float32, the model in {name}: convert it with .float() first"
 
 
+def signs_fit(program: Program, node: Node) -> str:
+    """The signs behind each output, channels filled up to whole words, must fit what a kernel counts at once."""
+    weight = program.bind(node)["weight"]
+    if not isinstance(weight, Node):
+        return "its weight is not a tensor"
+    _, channels, *window = (int(dim) for dim in program.shape(weight))
+    words = math.prod(window) * -(-channels // 64)
+    return f"compares {words} words of signs, its kernel {_MOST_WORDS}" if words > _MOST_WORDS else ""
+
+
 def single_group(program: Program, node: Node) -> str:
-    """A transposed convolution has its output channels on one axis only when it has one group."""
+    """Kernels that sum over all input channels have one group; so do those that need output channels on one axis."""
     return "" if program.bind(node)["groups"] == 1 else "has several groups"
 
 
@@ -116,6 +128,7 @@ GUARDS: Mapping[str, Guard] = {
     "accumulator_fits": accumulator_fits,
     "batched": batched,
     "explicit_padding": explicit_padding,
+    "signs_fit": signs_fit,
     "single_group": single_group,
     "single_precision": single_precision,
     "spatial_mean": spatial_mean,

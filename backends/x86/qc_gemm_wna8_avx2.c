@@ -13,6 +13,7 @@
 #define QC_ROWS 4
 #define QC_FEW_ROWS 2
 #define QC_MANY_PANELS 1
+#define QC_DECODED 512
 #define QC_PANELS 2
 #define QC_MOST_SUMS 8
 #define QC_OFFSET(bits) ((void)(bits), 0)
@@ -29,14 +30,15 @@ QC_INLINE reals load_reals(const float *at) { return _mm256_loadu_ps(at); }
 QC_INLINE void store_reals(float *at, reals x) { _mm256_storeu_ps(at, x); }
 QC_INLINE ints load_bytes(const uint8_t *at) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)at)); }
 QC_INLINE ints plus(ints x, ints y) { return _mm256_add_epi32(x, y); }
+QC_INLINE ints product(ints x, ints y) { return _mm256_mullo_epi32(x, y); }
 QC_INLINE ints minus_product(ints x, ints y, ints z) { return _mm256_sub_epi32(x, _mm256_mullo_epi32(y, z)); }
 QC_INLINE reals to_reals(ints x) { return _mm256_cvtepi32_ps(x); }
 QC_INLINE reals times(reals x, reals y) { return _mm256_mul_ps(x, y); }
 QC_INLINE reals fused(reals x, reals y, reals z) { return _mm256_fmadd_ps(x, y, z); }
 
-QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
+QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
-    sums[0] = all_ints(x);
+    sums[0] = x;
 }
 
 QC_INLINE ints fold(const ints *sums, unsigned bits, int rows) {

@@ -15,6 +15,7 @@
 #define QC_ROWS 6
 #define QC_FEW_ROWS 4
 #define QC_MANY_PANELS 4
+#define QC_DECODED 512
 #define QC_PANELS 4
 #define QC_MOST_SUMS 24
 #define QC_OFFSET(bits) ((void)(bits), 0)
@@ -32,6 +33,7 @@ QC_INLINE reals load_reals(const float *at) { return _mm512_loadu_ps(at); }
 QC_INLINE void store_reals(float *at, reals x) { _mm512_storeu_ps(at, x); }
 QC_INLINE ints load_bytes(const uint8_t *at) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)at)); }
 QC_INLINE ints plus(ints x, ints y) { return _mm512_add_epi32(x, y); }
+QC_INLINE ints product(ints x, ints y) { return _mm512_mullo_epi32(x, y); }
 QC_INLINE ints minus_product(ints x, ints y, ints z) { return _mm512_sub_epi32(x, _mm512_mullo_epi32(y, z)); }
 QC_INLINE reals to_reals(ints x) { return _mm512_cvtepi32_ps(x); }
 QC_INLINE reals times(reals x, reals y) { return _mm512_mul_ps(x, y); }
@@ -39,8 +41,8 @@ QC_INLINE reals fused(reals x, reals y, reals z) { return _mm512_fmadd_ps(x, y, 
 
 QC_INLINE ints shifted(ints x, int by) { return _mm512_srai_epi32(x, (unsigned)by); }
 
-QC_INLINE void set_sums(ints *sums, int32_t x, int count) {
-    sums[0] = all_ints(x);
+QC_INLINE void set_sums(ints *sums, ints x, int count) {
+    sums[0] = x;
     QC_UNROLL for (int i = 1; i < count; ++i) sums[i] = all_ints(0);
 }
 

@@ -118,8 +118,19 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     _check(file, backend, path)
     kernels = tuple(_kernel(row, path) for row in file.kernels)
     told = f"{{{', '.join(f'{key}={value}' for key, value in settings.items())}}}" if settings else ""
-    changed = {key: yaml.safe_load(value) for key, value in settings.items()}
+    changed = {key: _setting(key, value, plain) for key, value in settings.items()}
     return Target(file.name + told, backend, kernels, file.description, {**file.settings, **changed}, file.device)
+
+
+def _setting(key: str, text: str, target: str | Path) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(
+            f"the value of setting {key} cannot be read: {text}",
+            where=f"target {target}",
+            mend="write lists, and values with commas, in a data file of a target",
+        ) from error
 
 
 def _read(path: Path) -> TargetFile:

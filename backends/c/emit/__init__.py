@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qcompiler.backends.c.emit import (
     attention,
+    binary,
     codes,
     dense,
     einsum,
@@ -16,6 +17,7 @@ from qcompiler.backends.c.emit import (
     recurrent,
     reduce,
     resample,
+    sampler,
     scan,
     scatter,
     shape,
@@ -40,8 +42,9 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     online.EMITTERS,
     einsum.EMITTERS,
     recurrent.EMITTERS,
+    sampler.EMITTERS,
     codes.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}
-KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, codes.KERNELS, weights.KERNELS)
+KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, binary.KERNELS, codes.KERNELS, weights.KERNELS)
 KERNELS: dict[str, Emitter] = {name: emitter for theme in KERNEL_THEMES for name, emitter in theme.items()}

@@ -9,7 +9,8 @@ import math
 import torch
 
 from qcompiler.backends.c.emit import shape as moving
-from qcompiler.backends.c.emit.dense import Grid, grid_of, quantized
+from qcompiler.backends.c.emit.binary import sign
+from qcompiler.backends.c.emit.finish import Grid, grid_of, quantized
 from qcompiler.backends.c.emit.pool import windowed_mean
 from qcompiler.backends.c.emit.reduce import integer_sum
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
@@ -21,6 +22,7 @@ from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand, operand_of
 from qcompiler.backends.reference import pointwise
 from qcompiler.backends.reference.arithmetic import fused_multiply_add
+from qcompiler.formats import BINARY
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
@@ -32,6 +34,8 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     spec = call.type.spec
     if spec is None:
         raise call.unsupported("its result has no spec")
+    if spec.format == BINARY:
+        return sign(generator, call)
     chosen = _chosen(call)
     if chosen in generator.quantized:
         return generator.quantized[chosen]
@@ -39,7 +43,9 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     source = generator.operand(call.node_at("x"))
     scale = _parameter(generator, call, "scale", source.shape)
     zero = _parameter(generator, call, "zero_point", source.shape)
-    parts: list[Element] = [source, scale] if not isinstance(scale, str) else [source]
+    parts: list[Element] = [source]
+    if scale is not None and not isinstance(scale, str):
+        parts.append(scale)
     scale_text = scale if isinstance(scale, str) else "{1}"
     if zero is None:
         zero_text = float_text(shift)
@@ -192,9 +198,7 @@ def mul(generator: Generator, call: Call) -> Emitted:
     left, right, grid = quantized(call, 0), quantized(call, 1), _grid(generator, call)
     (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
     one, other = generator.operand(left.codes), generator.operand(right.codes)
-    product = (
-        f"(float)(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
-    )
+    product = f"(float)(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
     zero = float(grid.zero.rstrip("f")) - grid.shift
     text = f"qc_round({product} * {float_text(float((sa * sb) / grid.scale))} + {float_text(zero)})"
     return _coded(generator, call, text, grid, (one, other))
@@ -207,14 +211,14 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     element, shift = generator.element(call.type)
     shape = generator.shape(call.node)
     axis = dim % len(shape) if isinstance(dim, int) else 0
-    operands = [operand_of(parts) for parts in tensors] if isinstance(tensors, list | tuple) else []
-    found = [generator.operand(operand.codes) for operand in operands if operand is not None]
+    items = tensors if isinstance(tensors, list | tuple) else []
+    operands = [operand for parts in items if (operand := operand_of(parts)) is not None]
+    found = [generator.operand(operand.codes) for operand in operands]
     known = [each.order for each in found if isinstance(each, Value)]
     out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
     zero = float(grid.zero.rstrip("f")) - grid.shift
     for operand, each in zip(operands, found, strict=True):
-        assert operand is not None
         scale, point = _static(generator, call, operand)
         size = each.shape[axis]
         part = out.sliced(axis, start, size)
@@ -236,18 +240,16 @@ def table(generator: Generator, call: Call) -> Emitted:
     scale, zero = _static(generator, call, operand)
     program = generator.program
     result = call.arguments["result"]
-    assert isinstance(result, list | tuple)
     found = pointwise.table(
         [codes, scale, zero],
         *call.inputs[1:],
         op=call.text("op"),
-        result=[program.constant(part) for part in result],
+        result=[program.constant(part) for part in result] if isinstance(result, list | tuple) else [],
         low=call.number("low"),
         high=call.number("high"),
     )
     stored = (found + grid.shift).numpy().astype("int8" if generator.signed else "uint8")
     entries = generator.constant(stored, "qc_act")
-    generator.pointer(entries)
     index = "{0} + 128" if generator.signed else "{0}"
     pointer = generator.pointer(entries)
     settled = generator.settled(source)
@@ -316,11 +318,11 @@ def pad(generator: Generator, call: Call) -> Emitted:
     """Codes with the code of a number around them."""
     operand, grid = quantized(call, 0), _grid(generator, call)
     source = generator.operand(operand.codes)
-    value = call.inputs[2] if len(call.inputs) > 2 else 0.0
+    _, pads, *rest = call.inputs
+    value = rest[0] if rest else 0.0
     number = torch.tensor(float(value) if isinstance(value, int | float) else 0.0)
     filling = (number / grid.scale).round() + float(grid.zero.rstrip("f"))
     filling = filling.clamp(float(grid.low.rstrip("f")), float(grid.high.rstrip("f")))
-    pads = call.inputs[1]
     sizes = [generator.size(size) for size in pads] if isinstance(pads, list | tuple) else []  # pyright: ignore[reportArgumentType]
     return moving.padded(generator, source, sizes, str(int(filling)), "qc_act", grid.shift)
 
@@ -341,14 +343,18 @@ def embedding(generator: Generator, call: Call) -> Emitted:
     signed = spec.format.signed
     stored = generator.constant(codes.astype("int8" if signed else "uint8"), "int8_t" if signed else "uint8_t")
     scales = generator.constant(scale.reshape(-1).expand(rows).contiguous().numpy(), "float")
-    zeros = None if zero is None else generator.constant(zero.float().reshape(-1).expand(rows).contiguous().numpy(), "float")
+    zeros = (
+        None
+        if zero is None
+        else generator.constant(zero.float().reshape(-1).expand(rows).contiguous().numpy(), "float")
+    )
     return _looked_up(generator, call, generator.contiguous(generator.operand(indices)), stored, scales, zeros)
 
 
 def _looked_up(
     generator: Generator, call: Call, indices: Value, stored: Value, scales: Value, zeros: Value | None
 ) -> Value:
-    rows, width = stored.shape
+    rows, width = stored.shape[0], stored.shape[-1]
     out = generator.new((*indices.shape, width), "float")
     less = " - zero" if zeros is not None else ""
     lines = [

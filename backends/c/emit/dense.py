@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from qcompiler.backends.c.emit.finish import epilogue, quantized, zero_point
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text, integer_text
 from qcompiler.backends.c.packing import blocked
 from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
-from qcompiler.backends.lowering.operands import Operand, operand_of
+from qcompiler.backends.lowering.operands import Operand
 from qcompiler.backends.reference.arithmetic import MOST_TERMS
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.program import Node
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,6 @@ def _numbers(call: Call, found: object, rank: int) -> tuple[int, ...]:
     if not all(isinstance(item, int) for item in items):
         raise call.unsupported("its window is not made of numbers")
     return tuple(items) if len(items) == rank else tuple(items) * rank  # pyright: ignore[reportReturnType]
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What becomes of integer sums: fields of `qc_epilogue`, and where the result goes."""
-
-    fields: Mapping[str, str]
-    out: Value
 
 
 def conv(generator: Generator, call: Call) -> Emitted:
@@ -123,7 +114,7 @@ def _convolve(
     packed, offsets, depth = _packed(generator, name, codes, window, image)
     finish = epilogue(generator, call, x, w, sums, out, picked)
     layout = generator.layout(name)
-    space = out.shape[2:]
+    space = list(out.shape[2:])
     columns = "channels" if name == "depthwise_i8" else "columns"
     for batch in range(out.shape[0]):
         source, target = image.sliced(0, batch, 1), out.sliced(0, batch, 1)
@@ -157,8 +148,7 @@ def _packed(
     The pixels of one row of the window lie side by side when nothing is skipped: they are one tap.
     """
     channels = codes.shape[1]
-    rows = window.size[0] if len(window.size) > 1 else 1
-    columns = window.size[-1]
+    rows, columns = (1, *window.size)[-2:]
     row_step = image.strides[-2] * window.dilation[0] if len(window.size) > 1 else 0
     column_step = image.strides[-1] * window.dilation[-1]
     order = np.moveaxis(codes, 1, -1).reshape(codes.shape[0], rows * columns, channels)
@@ -192,12 +182,8 @@ def bordered(generator: Generator, operand: Value | Computed, window: Window, ze
         generator.loop(value, operand)
     elif value.buffer.kind == "input":
         value = generator.copied(value, order)
-    shape = tuple(
-        size if axis < 2 else size + 2 * window.padding[axis - 2] for axis, size in enumerate(value.shape)
-    )
-    moved = value.offset - sum(
-        pad * stride for pad, stride in zip(window.padding, value.strides[2:], strict=True)
-    )
+    shape = tuple(size if axis < 2 else size + 2 * window.padding[axis - 2] for axis, size in enumerate(value.shape))
+    moved = value.offset - sum(pad * stride for pad, stride in zip(window.padding, value.strides[2:], strict=True))
     return Value(value.buffer, value.element, shape, value.strides, moved, value.shift)
 
 
@@ -271,155 +257,9 @@ def rows_of(generator: Generator, operand: Value | Computed) -> Value:
     return flat
 
 
-def quantized(call: Call, position: int) -> Operand:
-    """The quantized argument at a position."""
-    found = operand_of(call.inputs[position]) if position < len(call.inputs) else None
-    if found is None:
-        raise call.unsupported(f"argument {position} is not quantized")
-    return found
-
-
-def zero_point(generator: Generator, operand: Operand) -> int:
-    """Zero point of a static operand of one scale, as stored."""
-    shift = generator.element(generator.program.tensor_type(operand.codes))[1]
-    if operand.zero_point is None:
-        return shift
-    value = generator.program.constant(operand.zero_point)
-    if value is None or value.numel() > 1:
-        return shift
-    return int(value.reshape(())) + shift
-
-
 def _result(generator: Generator, call: Call, order: Sequence[int]) -> Value:
     """Memory for an image."""
     return generator.room(call.node, order)
-
-
-def epilogue(
-    generator: Generator, call: Call, x: Operand, w: Operand, sums: np.ndarray, out: Value, picked: slice
-) -> dict[str, str]:
-    """Fields of `qc_epilogue`, by the formulas of `backends.reference.dense`.
-
-    Args:
-        generator: takes the constants.
-        call: the kernel call.
-        x: quantized input.
-        w: quantized weight, symmetric.
-        sums: of the weight codes of each column.
-        out: the result.
-        picked: columns, when only some of them are computed.
-    """
-    program = generator.program
-    x_scale, w_scale = program.constant(x.scale), program.constant(w.scale)
-    if w_scale is None:
-        raise call.unsupported("the scales of its weight are not constant")
-    if w.zero_point is not None and bool(program.param(w.zero_point).any()):
-        raise call.unsupported("zero points of weights")
-    columns = len(sums)
-    scale = w_scale.float().reshape(-1)
-    scale = (scale[picked] if scale.numel() > 1 else scale).expand(columns)
-    bias = call.inputs[2] if len(call.inputs) > 2 else None
-    integers = torch.zeros(columns, dtype=torch.float64)
-    folded = operand_of(bias)
-    if folded is not None:
-        integers = integers + program.param(folded.codes).double().reshape(-1)[picked]
-    fields: dict[str, str] = {}
-    if x_scale is not None:
-        integers = integers - zero_point(generator, x) * torch.from_numpy(sums).double()
-        factor = x_scale.float().reshape(()) * scale if x_scale.numel() == 1 else scale
-    else:
-        factor = scale
-        fields |= _run_time(generator, x, sums, out)
-    reals = program.constant(bias) if isinstance(bias, Node) else None
-    panel = generator.panel
-    if reals is not None:
-        fields["float_bias"] = generator.pointer(
-            generator.constant(padded(reals.float().reshape(-1)[picked].numpy(), panel), "float")
-        )
-    result = call.arguments.get("result")
-    if isinstance(result, list | tuple):
-        grid = grid_of(generator, call, out)
-        fields |= {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
-        if reals is None:
-            factor = factor / grid.scale
-        else:
-            fields["scale"] = float_text(float(grid.scale))
-        fields["finish"] = "QC_CODES" if reals is None else "QC_CODES_BIASED"
-    else:
-        fields["finish"] = "QC_REALS" if reals is None else "QC_REALS_BIASED"
-    fields["bias"] = generator.pointer(
-        generator.constant(padded(integers.numpy().astype(np.int32), panel), "int32_t")
-    )
-    fields["factor"] = generator.pointer(generator.constant(padded(factor.numpy(), panel), "float"))
-    return fields
-
-
-def _run_time(generator: Generator, x: Operand, sums: np.ndarray, out: Value) -> dict[str, str]:
-    """Scales and zero points of the rows, which only a run knows."""
-    rows = out.count // out.shape[-1]
-    scale = _per_row(generator, generator.value(x.scale), rows)
-    fields = {"row_scale": generator.pointer(scale)}
-    shift = generator.element(generator.program.tensor_type(x.codes))[1]
-    if x.zero_point is None and not shift:
-        return fields
-    if x.zero_point is None:
-        zero = generator.settled(Computed("int32_t", (rows,), str(shift), ()))
-    else:
-        zero = _per_row(generator, generator.value(x.zero_point), rows)
-    column_sum = generator.constant(padded(sums.astype(np.int32), generator.panel), "int32_t")
-    fields["row_zero"] = generator.pointer(zero)
-    fields["column_sum"] = generator.pointer(column_sum)
-    return fields
-
-
-def _per_row(generator: Generator, value: Value, rows: int) -> Value:
-    flat = value.reshaped((value.count,)) or generator.contiguous(value).reshaped((value.count,))
-    if flat is None:
-        raise UnsupportedError(f"scales of {value.shape} are not one per row", step="emit")
-    return generator.copied(flat.expanded((rows,)), (0,)) if flat.shape != (rows,) else flat
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where codes of a result lie, as stored.
-
-    Args:
-        scale: float32 of no axes.
-        zero: text of the zero point.
-        low: text of the smallest code.
-        high: text of the largest code.
-        shift: what is stored less the code.
-    """
-
-    scale: torch.Tensor
-    zero: str
-    low: str
-    high: str
-    shift: int
-
-
-def grid_of(generator: Generator, call: Call, out: Value) -> Grid:
-    """The grid of a kernel call's result."""
-    result = call.arguments["result"]
-    if not isinstance(result, list | tuple):
-        raise call.unsupported("its result has no scale")
-    scale = generator.program.constant(result[0])
-    zero = generator.program.constant(result[1])
-    if scale is None or scale.numel() != 1:
-        raise call.unsupported("its result has more than one scale")
-    shift = out.shift
-    return Grid(
-        scale.float().reshape(()),
-        float_text((0.0 if zero is None else float(zero.reshape(()))) + shift),
-        float_text(call.number("low") + shift),
-        float_text(call.number("high") + shift),
-        shift,
-    )
-
-
-def padded(values: np.ndarray, multiple: int) -> np.ndarray:
-    """Zeros behind a vector up to a multiple, because kernels read whole panels."""
-    return np.pad(values, (0, -len(values) % multiple))
 
 
 KERNELS: dict[str, Emitter] = {"conv": conv, "linear": linear, "linear_dynamic": linear}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch.fx.node import Argument
 
 from qcompiler.backends.c.generator import ELEMENTS, Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed, Operand
@@ -314,11 +313,6 @@ def _compared_all() -> dict[str, Emitter]:
         for name, sign in COMPARISONS.items()
         for kind in ("Tensor", "Scalar")
     }
-
-
-def arguments_of(value: Argument) -> list[Argument]:
-    """A list argument's items."""
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 EMITTERS: dict[str, Emitter] = {

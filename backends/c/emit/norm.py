@@ -6,13 +6,13 @@ import math
 
 from qcompiler.backends.c.emit.dense import rows_of
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
-from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Value
+from qcompiler.backends.c.value import channels_last
 from qcompiler.backends.lowering.call import Call
 from qcompiler.ir.program import Node
 
 _SINGLE_EPSILON = 1.1920928955078125e-07
+_LANES = 16
 
 
 def _vector(generator: Generator, call: Call, name: str) -> str:
@@ -65,37 +65,26 @@ def instance_norm(generator: Generator, call: Call) -> Emitted:
 
 def _by_group(generator: Generator, call: Call, groups: int) -> Emitted:
     shape = generator.shape(call.node)
-    source = generator.contiguous(generator.operand(call.node_at("input")))
-    rows = shape[0] * groups
-    width = source.count // rows
-    out = generator.new(shape, "float")
+    order = channels_last(len(shape))
+    source = generator.settled(generator.operand(call.node_at("input")), order)
+    if source.buffer.kind == "input" or not source.permuted(order).dense:
+        source = generator.copied(source, order)
+    images, channels = shape[:2]
+    out = generator.new(shape, "float", order)
+    scratch = generator.new((images, 2, -(-channels // _LANES) * _LANES), "float")
     fields: dict[str, str | int] = {
         "input": generator.pointer(source),
-        "input_stride": width,
-        "width": width,
-        "centred": 1,
+        "positions": math.prod(shape[2:]),
+        "channels": channels,
+        "groups": groups,
         "eps": float_text(call.number("eps")),
-        "weight": "NULL",
-        "bias": "NULL",
+        "weight": _vector(generator, call, "weight"),
+        "bias": _vector(generator, call, "bias"),
+        "scratch": generator.pointer(scratch),
         "out": generator.pointer(out),
-        "out_stride": width,
     }
-    generator.call("norm", fields, rows)
-    return _scaled(generator, call, out)
-
-
-def _scaled(generator: Generator, call: Call, value: Value) -> Emitted:
-    """A factor and an offset for every channel."""
-    parts: list[Operand] = [value]
-    text = "{0}"
-    for name, sign in (("weight", "*"), ("bias", "+")):
-        node = call.raw(name)
-        if isinstance(node, Node):
-            vector = generator.contiguous(generator.operand(node))
-            wide = vector.reshaped((1, vector.count, *[1] * (len(value.shape) - 2))) or vector
-            text = f"({text} {sign} {{{len(parts)}}})"
-            parts.append(wide)
-    return generator.fused(call.node, Computed("float", value.shape, text, tuple(parts)))
+    generator.call("group_norm", fields, images)
+    return out
 
 
 def softmax(generator: Generator, call: Call, logarithm: int = 0) -> Emitted:

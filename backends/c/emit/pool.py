@@ -25,8 +25,21 @@ class Pool:
 
 def max_pool(generator: Generator, call: Call) -> Emitted:
     """The largest element of every window; what lies outside does not count. Codes are compared as they are."""
+    return _max_pool(generator, call, generator.shape(call.node))
+
+
+def max_pool_alone(generator: Generator, call: Call) -> Emitted:
+    """`max_pool` where the operator also tells positions, which nothing may read."""
+    if any(user.args[1] != 0 for user in call.node.users if user.users or user in generator.program.outputs):
+        raise call.unsupported("positions of the largest elements")
+    type_ = call.types[0]
+    if type_ is None:
+        raise call.unsupported("it has no result")
+    return [_max_pool(generator, call, tuple(map(generator.size, type_.shape))), None]
+
+
+def _max_pool(generator: Generator, call: Call, shape: tuple[int, ...]) -> Value:
     source = generator.settled(generator.operand(call.node_at("self")))
-    shape = generator.shape(call.node)
     rank = len(shape) - 2
     size = _spread(call.integers("kernel_size"), rank)
     stride = _spread(call.integers("stride"), rank) if call.raw("stride") else size
@@ -137,6 +150,8 @@ EMITTERS: dict[str, Emitter] = {
     "aten.max_pool1d": max_pool,
     "aten.max_pool2d": max_pool,
     "aten.max_pool3d": max_pool,
+    "aten.max_pool2d_with_indices": max_pool_alone,
+    "aten.max_pool3d_with_indices": max_pool_alone,
     "aten.avg_pool1d": average_pool,
     "aten.avg_pool2d": average_pool,
     "aten.avg_pool3d": average_pool,

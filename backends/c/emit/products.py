@@ -62,7 +62,7 @@ def _convolve(
     for batch in range(out.shape[0]):
         fields: dict[str, str | int] = {
             "input": generator.pointer(image.sliced(0, batch, 1)),
-            "width": space[-1],
+            "width": out.shape[-1],
             "inner_stride": inner,
             "outer_stride": outer,
             "offsets": generator.pointer(offsets),
@@ -77,13 +77,10 @@ def _convolve(
         generator.call(name, fields, count)
 
 
-def _taps(
-    weight: np.ndarray, window: Window, image: Value, *, joined: bool
-) -> tuple[np.ndarray, list[int], int]:
+def _taps(weight: np.ndarray, window: Window, image: Value, *, joined: bool) -> tuple[np.ndarray, list[int], int]:
     """Weights as [N, taps, depth], where the taps begin, and their depth; pixels side by side are one tap."""
     channels = weight.shape[1]
-    rows = window.size[0] if len(window.size) > 1 else 1
-    columns = window.size[-1]
+    rows, columns = (1, *window.size)[-2:]
     row_step = image.strides[-2] * window.dilation[0] if len(window.size) > 1 else 0
     column_step = image.strides[-1] * window.dilation[-1]
     ordered = np.moveaxis(weight, 1, -1).reshape(weight.shape[0], rows * columns, channels)
@@ -124,6 +121,7 @@ def rows_product(
     columns: int,
     steps: tuple[str, str] = ("0", "0"),
 ) -> None:
+    """Rows times packed weights; `steps` move the first row of the source and of the result."""
     fields: dict[str, str | int] = {
         "input": moved(generator, source, steps[0]),
         "width": max(rows, 1),

@@ -95,6 +95,8 @@ def matrices(generator: Generator, call: Call, source: Value, rank: int, argumen
         wide = [size if i == position else _IDLE for i in range(rank)]
         units = torch.eye(size).reshape(size, 1, *shape).expand(size, 1, *wide).contiguous()
         result = target(units, *arguments(generator, call, position, rank))
+        if not isinstance(result, torch.Tensor):
+            raise call.unsupported("its result is not one tensor")
         for axis in range(rank):
             result = result if axis == position else result.narrow(2 + axis, 0, 1)
         matrix = result.reshape(size, -1).T.numpy()

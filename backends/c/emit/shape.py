@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from qcompiler.backends.c.emit.elementwise import literal, operand_at
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text
@@ -268,9 +269,10 @@ def roll(generator: Generator, call: Call) -> Emitted:
 
 def full(generator: Generator, call: Call, filling: float | None = None) -> Emitted:
     """A constant tensor."""
-    number = call.number("fill_value") if filling is None else filling
     element, _ = generator.element(call.type)
-    text = float_text(number) if element == "float" else repr(number) if element == "double" else str(int(number))
+    text = operand_at(generator, call, "fill_value", element) if filling is None else literal(filling, element)
+    if not isinstance(text, str):
+        raise call.unsupported("a tensor as what fills it")
     return generator.fused(call.node, Computed(element, generator.shape(call.node), text, ()))
 
 
@@ -324,6 +326,7 @@ EMITTERS: dict[str, Emitter] = {
     "aten.zeros_like": lambda generator, call: full(generator, call, 0.0),
     "aten.ones": lambda generator, call: full(generator, call, 1.0),
     "aten.ones_like": lambda generator, call: full(generator, call, 1.0),
+    "aten.new_full": full,
     "aten.new_zeros": lambda generator, call: full(generator, call, 0.0),
     "aten.new_ones": lambda generator, call: full(generator, call, 1.0),
     "aten.arange": arange,

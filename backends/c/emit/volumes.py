@@ -78,7 +78,7 @@ def tapped(
         source, target = _at(image, lead, (1, *stride[:-2])), _at(out, lead, (1,) * len(lead))
         fields: dict[str, str | int] = {
             "input": generator.pointer(source),
-            "width": space[-1],
+            "width": out.shape[-1],
             "inner_stride": image.strides[-1] * stride[-1],
             "outer_stride": image.strides[-2] * stride[-2] if len(space) > 1 else 0,
             "offsets": generator.pointer(offsets),

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from qcompiler.backends.c.emit.dense import quantized, rows_of
+from qcompiler.backends.c.emit.dense import rows_of
+from qcompiler.backends.c.emit.finish import quantized
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
 from qcompiler.backends.c.value import Value
@@ -67,14 +68,12 @@ def _activation_fields(generator: Generator, source: Value, block: int, rows: in
     }
 
 
-def _weight_fields(
-    generator: Generator, call: Call, weight: Operand, name: str, taken: int
-) -> dict[str, str | int]:
+def _weight_fields(generator: Generator, call: Call, weight: Operand, name: str, taken: int) -> dict[str, str | int]:
     """Packed codes, scales and zero points; codes that are signed are moved up by half of their range."""
     spec = call.spec()
     codes = generator.program.param(weight.codes).numpy().astype(np.int64)
     outputs, depth = codes.shape
-    bits = next((width for width in _WIDTHS if width >= spec.bits), None)
+    bits: Bits | None = next((width for width in _WIDTHS if width >= spec.bits), None)
     if bits is None or not spec.format.is_integer or len(spec.levels) != 1:
         raise call.unsupported(f"weights of {spec}")
     block = spec.block[1] if spec.block[1] > 0 else depth

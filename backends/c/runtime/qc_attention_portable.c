@@ -1,4 +1,4 @@
-/* qc_attention on every level: both products in tiles of 4 rows and 64 or 16 columns. */
+/* qc_attention on every level: both products in tiles of 8 rows and 32 columns, or of 4 and 16. */
 #include "qc_attention.h"
 #include "qc_exp_lanes.h"
 #include "qc_transpose.h"
@@ -6,32 +6,44 @@
 #define QC_KEYS 64
 #define QC_PART 32 /* of the sums over e: that much of the keys is turned at once */
 #if defined(__AVX512F__)
-#define QC_WIDE 4
+#define QC_TALL 8 /* 16 chains side by side: twice what four cycles of latency and two units take */
+#define QC_WIDE 2
 #else
+#define QC_TALL 4
 #define QC_WIDE 1
 #endif
+#define QC_FEW 2 /* rows that are not worth a tile */
 
-/* The rows of a task. */
+/* The rows of a task; behind them the last one again, so that tiles are whole. */
 typedef struct {
     const float *query[QC_ATTENTION_ROWS], *mask[QC_ATTENTION_ROWS];
     const uint8_t *keep[QC_ATTENTION_ROWS];
-    float *out[QC_ATTENTION_ROWS];
+    float *out[QC_ATTENTION_ROWS], *score[QC_ATTENTION_ROWS];
     float largest[QC_ATTENTION_ROWS], total[QC_ATTENTION_ROWS];
+    float scale[QC_ATTENTION_ROWS]; /* of what was summed before a block */
     size_t seen[QC_ATTENTION_ROWS]; /* keys before that one */
     size_t count, most_seen;
     const float *key, *value;
 } qc_rows;
 
-/* c[r][16 p ..] goes on as a chain over k < depth of a[r][k] * b[k * b_row + p * b_panel ..]; constant rows, panels.
- * `columns` of c are written. */
+/* c[r][16 p ..] = a chain over k < depth of a[r][k] * b[k * b_row + p * b_panel ..] from c times scale[r], or from 0
+ * where there is no scale; constant rows, panels. `columns` of c are written. */
 QC_INLINE void qc_product(const float *const *a, const float *b, size_t b_row, size_t b_panel, size_t depth,
-                          float *const *c, size_t at, size_t columns, size_t rows, size_t panels) {
-    qc_lanes sum[4][QC_WIDE];
+                          float *const *c, const float *scale, size_t at, size_t columns, size_t rows, size_t panels) {
+    qc_lanes sum[QC_TALL][QC_WIDE];
     QC_UNROLL for (size_t r = 0; r < rows; ++r) {
-        QC_UNROLL for (size_t p = 0; p < panels; ++p)
-            sum[r][p] = columns < QC_LANES ? qc_load_some(c[r] + at, columns, 0.0f) : qc_load(c[r] + at + p * QC_LANES);
+        QC_UNROLL for (size_t p = 0; p < panels; ++p) sum[r][p] = qc_splat(0.0f);
     }
-    for (size_t k = 0; k < depth; ++k) {
+    if (scale) {
+        QC_UNROLL for (size_t r = 0; r < rows; ++r) {
+            QC_UNROLL for (size_t p = 0; p < panels; ++p) {
+                const float *from = c[r] + at + p * QC_LANES;
+                const qc_lanes before = columns < QC_LANES ? qc_load_some(from, columns, 0.0f) : qc_load(from);
+                sum[r][p] = qc_times(before, qc_splat(scale[r]));
+            }
+        }
+    }
+    QC_ROLLED for (size_t k = 0; k < depth; ++k) {
         qc_lanes w[QC_WIDE];
         QC_UNROLL for (size_t p = 0; p < panels; ++p) w[p] = qc_load(b + k * b_row + p * b_panel);
         QC_UNROLL for (size_t r = 0; r < rows; ++r) {
@@ -52,21 +64,24 @@ QC_INLINE void qc_product(const float *const *a, const float *b, size_t b_row, s
 /* All columns of some rows. */
 #define QC_COLUMNS_OF(name, rows)                                                                                      \
     static void name(const float *const *a, const float *b, size_t b_row, size_t b_panel, size_t depth,                \
-                     float *const *c, size_t columns) {                                                                \
+                     float *const *c, const float *scale, size_t columns) {                                            \
         size_t at = 0;                                                                                                 \
         for (; at + QC_WIDE * QC_LANES <= columns; at += QC_WIDE * QC_LANES, b += QC_WIDE * b_panel)                   \
-            qc_product(a, b, b_row, b_panel, depth, c, at, QC_LANES, rows, QC_WIDE);                                   \
-        for (; at < columns; at += QC_LANES, b += b_panel)                                                             \
-            qc_product(a, b, b_row, b_panel, depth, c, at, columns - at, rows, 1);                                     \
+            qc_product(a, b, b_row, b_panel, depth, c, scale, at, QC_LANES, rows, QC_WIDE);                            \
+        for (; at + QC_LANES <= columns; at += QC_LANES, b += b_panel)                                                 \
+            qc_product(a, b, b_row, b_panel, depth, c, scale, at, QC_LANES, rows, 1);                                  \
+        if (at < columns) qc_product(a, b, b_row, b_panel, depth, c, scale, at, columns - at, rows, 1);                \
     }
-QC_COLUMNS_OF(qc_four_rows, 4)
+QC_COLUMNS_OF(qc_tall, QC_TALL)
 QC_COLUMNS_OF(qc_one_row, 1)
 
+/* Tiles of rows; what is computed twice in the last one is loaded before, and stored after, all of it. */
 static void qc_all_rows(size_t count, const float *const *a, const float *b, size_t b_row, size_t b_panel, size_t depth,
-                        float *const *c, size_t columns) {
+                        float *const *c, const float *scale, size_t columns) {
     size_t r = 0;
-    for (; r + 4 <= count; r += 4) qc_four_rows(a + r, b, b_row, b_panel, depth, c + r, columns);
-    for (; r < count; ++r) qc_one_row(a + r, b, b_row, b_panel, depth, c + r, columns);
+    for (; r + QC_FEW < count; r += QC_TALL)
+        qc_tall(a + r, b, b_row, b_panel, depth, c + r, scale ? scale + r : NULL, columns);
+    for (; r < count; ++r) qc_one_row(a + r, b, b_row, b_panel, depth, c + r, scale ? scale + r : NULL, columns);
 }
 
 /* Inputs `part` and on of `count` keys, input after input; the lanes of missing keys repeat the last one. */
@@ -80,24 +95,23 @@ static void qc_turn(const qc_attention_args *args, const float *key, size_t coun
     }
 }
 
-static void qc_scores(const qc_attention_args *args, const qc_rows *rows, size_t first, size_t count,
-                      float *const *score) {
-    float turned[QC_KEYS * QC_PART];
-    for (size_t r = 0; r < rows->count; ++r)
-        for (size_t s = 0; s < QC_KEYS; ++s) score[r][s] = 0.0f;
+static void qc_scores(const qc_attention_args *args, const qc_rows *rows, size_t first, size_t count) {
+    float turned[QC_KEYS * QC_PART], ones[QC_ATTENTION_ROWS];
+    for (size_t r = 0; r < QC_ATTENTION_ROWS; ++r) ones[r] = 1.0f;
     for (size_t part = 0; part < args->depth; part += QC_PART) {
         const size_t rest = args->depth - part, depth = rest < QC_PART ? rest : QC_PART;
+        const size_t columns = (count + QC_LANES - 1) / QC_LANES * QC_LANES;
         const float *query[QC_ATTENTION_ROWS];
-        for (size_t r = 0; r < rows->count; ++r) query[r] = rows->query[r] + part;
+        for (size_t r = 0; r < QC_ATTENTION_ROWS; ++r) query[r] = rows->query[r] + part;
         qc_turn(args, rows->key + first * args->key_steps.row, count, part, depth, turned);
-        qc_all_rows(rows->count, query, turned, QC_LANES, QC_PART * QC_LANES, depth, score, count);
+        qc_all_rows(rows->count, query, turned, QC_LANES, QC_PART * QC_LANES, depth, rows->score, part ? ones : NULL,
+                    columns);
     }
 }
 
-/* Scores become what the softmax is made of: scaled, masked, minus infinity where nothing is seen. */
-static void qc_masked(const qc_attention_args *args, const qc_rows *rows, size_t r, size_t first, size_t count,
-                      float *score) {
-    const size_t seen = rows->seen[r] > first ? rows->seen[r] - first : 0;
+/* What the mask adds, and what it hides. */
+static void qc_masked(const qc_attention_args *args, const qc_rows *rows, size_t r, size_t first, size_t count) {
+    float *score = rows->score[r];
     for (size_t s = 0; s < QC_KEYS; ++s) score[s] = score[s] * args->scale;
     if (args->mask) {
         const float *mask = rows->mask[r] + first;
@@ -107,49 +121,84 @@ static void qc_masked(const qc_attention_args *args, const qc_rows *rows, size_t
         const uint8_t *keep = rows->keep[r] + first;
         for (size_t s = 0; s < count; ++s) score[s] = keep[s] ? score[s] : -INFINITY;
     }
-    for (size_t s = seen < count ? seen : count; s < QC_KEYS; ++s) score[s] = -INFINITY;
 }
 
-/* Scores become weights, relative to the largest so far; what was summed before is brought to the same. */
-static void qc_weigh(const qc_attention_args *args, qc_rows *rows, size_t r, float *score) {
-    qc_lanes most = qc_splat(rows->largest[r]), sum = qc_splat(0.0f);
-    for (size_t s = 0; s < QC_KEYS; s += QC_LANES) most = qc_at_least(most, qc_load(score + s));
-    const float largest = qc_largest(most), level = largest == -INFINITY ? 0.0f : largest;
-    for (size_t s = 0; s < QC_KEYS; s += QC_LANES) {
-        const qc_lanes p = qc_exp_lanes(qc_minus(qc_load(score + s), qc_splat(level)));
-        qc_store(score + s, p);
-        sum = qc_plus(sum, p);
+/* Scores of a row become weights, relative to the largest so far; `seen` of them are. Returns their sum in lanes, and
+ * the largest there. */
+QC_INLINE qc_lanes qc_weigh(float *score, float scale, size_t seen, size_t panels, float *largest) {
+    qc_lanes x[QC_KEYS / QC_LANES], most = qc_splat(*largest), sum = qc_splat(0.0f);
+    QC_UNROLL for (size_t p = 0; p < panels; ++p) {
+        x[p] = qc_times(qc_load(score + p * QC_LANES), qc_splat(scale));
+        if (p + 1 == panels && seen < panels * QC_LANES) x[p] = qc_some(x[p], seen - p * QC_LANES, -INFINITY);
+        most = qc_at_least(most, x[p]);
     }
-    if (largest != rows->largest[r]) {
-        const float weight = qc_exp(rows->largest[r] - level);
-        rows->total[r] = rows->total[r] * weight;
-        qc_row_times(rows->out[r], args->width, weight);
+    *largest = qc_largest(most);
+    const qc_lanes level = qc_splat(*largest == -INFINITY ? 0.0f : *largest);
+    QC_UNROLL for (size_t p = 0; p < panels; ++p) {
+        const qc_lanes weight = qc_exp_lanes(qc_minus(x[p], level));
+        qc_store(score + p * QC_LANES, weight);
+        sum = qc_plus(sum, weight);
     }
-    rows->total[r] = rows->total[r] + qc_total(sum);
-    rows->largest[r] = largest;
+    QC_UNROLL for (size_t p = panels; p < QC_KEYS / QC_LANES; ++p) qc_store(score + p * QC_LANES, qc_splat(0.0f));
+    return sum;
+}
+
+/* A row of a block. Panels of keys that it does not see have no weight. */
+static void qc_weigh_row(const qc_attention_args *args, qc_rows *rows, size_t r, size_t first, size_t count,
+                         float *sum) {
+    const size_t left = rows->seen[r] > first ? rows->seen[r] - first : 0, seen = left < count ? left : count;
+    float scale = args->scale, *score = rows->score[r];
+    qc_lanes lanes = qc_splat(0.0f);
+    if (args->mask || args->keep) {
+        qc_masked(args, rows, r, first, count);
+        scale = 1.0f;
+    }
+    switch ((seen + QC_LANES - 1) / QC_LANES) {
+    case 4: lanes = qc_weigh(score, scale, seen, 4, &rows->largest[r]); break;
+    case 3: lanes = qc_weigh(score, scale, seen, 3, &rows->largest[r]); break;
+    case 2: lanes = qc_weigh(score, scale, seen, 2, &rows->largest[r]); break;
+    case 1: lanes = qc_weigh(score, scale, seen, 1, &rows->largest[r]); break;
+    default: qc_weigh(score, scale, seen, 0, &rows->largest[r]);
+    }
+    *sum = qc_total(lanes);
+}
+
+/* Scores become weights; what was summed before is to be brought to the same level by `rows->scale`. */
+static void qc_weigh_all(const qc_attention_args *args, qc_rows *rows, size_t first, size_t count) {
+    float before[QC_ATTENTION_ROWS], sum[QC_ATTENTION_ROWS];
+    memcpy(before, rows->largest, sizeof before);
+    for (size_t r = 0; r < rows->count; ++r) qc_weigh_row(args, rows, r, first, count, sum + r);
+    for (size_t r = rows->count; r < QC_ATTENTION_ROWS; ++r) {
+        rows->largest[r] = rows->largest[rows->count - 1];
+        before[r] = before[rows->count - 1];
+        sum[r] = sum[rows->count - 1];
+    }
+    for (size_t r = 0; r < QC_ATTENTION_ROWS; ++r)
+        before[r] = before[r] - (rows->largest[r] == -INFINITY ? 0.0f : rows->largest[r]);
+    for (size_t r = 0; r < QC_ATTENTION_ROWS; r += QC_LANES) {
+        const qc_lanes scale = qc_exp_lanes(qc_load(before + r));
+        qc_store(rows->scale + r, scale);
+        qc_store(rows->total + r, qc_plus(qc_times(qc_load(rows->total + r), scale), qc_load(sum + r)));
+    }
 }
 
 static void qc_attend(const qc_attention_args *args, qc_rows *rows) {
-    float block[QC_ATTENTION_ROWS * QC_KEYS], *score[QC_ATTENTION_ROWS];
-    for (size_t r = 0; r < rows->count; ++r) {
-        score[r] = block + r * QC_KEYS;
+    float block[QC_ATTENTION_ROWS * QC_KEYS];
+    for (size_t r = 0; r < QC_ATTENTION_ROWS; ++r) {
+        rows->score[r] = block + (r < rows->count ? r : rows->count - 1) * QC_KEYS;
         rows->largest[r] = -INFINITY;
         rows->total[r] = 0.0f;
-        for (size_t f = 0; f < args->width; ++f) rows->out[r][f] = 0.0f;
     }
     for (size_t first = 0; first < rows->most_seen; first += QC_KEYS) {
         const size_t rest = rows->most_seen - first, count = rest < QC_KEYS ? rest : QC_KEYS;
-        qc_scores(args, rows, first, count, score);
-        for (size_t r = 0; r < rows->count; ++r) {
-            qc_masked(args, rows, r, first, count, score[r]);
-            qc_weigh(args, rows, r, score[r]);
-        }
-        qc_all_rows(rows->count, (const float *const *)score, rows->value + first * args->value_steps.row,
-                    args->value_steps.row, QC_LANES, count, rows->out, args->width);
+        qc_scores(args, rows, first, count);
+        qc_weigh_all(args, rows, first, count);
+        qc_all_rows(rows->count, (const float *const *)rows->score, rows->value + first * args->value_steps.row,
+                    args->value_steps.row, QC_LANES, count, rows->out, first ? rows->scale : NULL, args->width);
     }
     for (size_t r = 0; r < rows->count; ++r) {
-        const float inverse = 1.0f / (rows->total[r] == 0.0f ? 1.0f : rows->total[r]);
-        qc_row_times(rows->out[r], args->width, inverse);
+        if (!rows->most_seen) memset(rows->out[r], 0, args->width * sizeof(float));
+        qc_row_times(rows->out[r], args->width, 1.0f / (rows->total[r] == 0.0f ? 1.0f : rows->total[r]));
     }
 }
 
@@ -177,6 +226,10 @@ void qc_attention_portable(const qc_attention_args *args, size_t begin, size_t e
         rows.value = args->value + batch * args->value_steps.batch + key_head * args->value_steps.head;
         for (size_t i = first; i < all && i < first + QC_ATTENTION_ROWS; ++i)
             qc_row(args, &rows, batch, key_head * args->shared + i / args->length, i % args->length);
+        for (size_t r = rows.count; r < QC_ATTENTION_ROWS; ++r) {
+            rows.query[r] = rows.query[rows.count - 1];
+            rows.out[r] = rows.out[rows.count - 1];
+        }
         qc_attend(args, &rows);
     }
 }

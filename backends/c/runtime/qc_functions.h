@@ -82,6 +82,20 @@ QC_MATH float qc_floor_divide(float a, float b) {
     return steps == 0.0f ? qc_with_sign(0.0f, a / b) : steps - low > 0.5f ? low + 1.0f : low;
 }
 
+/* A position of a grid, -1 to 1, in pixels: what lies outside of the image stays there (padding 0), goes to its edge (1) or
+ * is mirrored into it (2). `corners`: the ends are the middles of the outermost pixels, else their outer edges. */
+QC_MATH float qc_grid_place(float x, int64_t size, int padding, int corners) {
+    const float last = (float)(size - 1), low = corners ? 0.0f : -0.5f, span = corners ? last : (float)size;
+    float at = corners ? (x + 1.0f) * 0.5f * last : ((x + 1.0f) * (float)size - 1.0f) * 0.5f;
+    if (padding == 2 && span == 0.0f) at = 0.0f;
+    if (padding == 2 && span != 0.0f) {
+        const float far = qc_abs(at - low), rest = fmodf(far, span);
+        at = fmodf(floorf(far / span), 2.0f) == 0.0f ? rest + low : span - rest + low;
+    }
+    at = padding ? qc_clamp(at, 0.0f, last) : at;
+    return qc_abs(at) < 1.0e9f ? at : -100.0f;
+}
+
 /* x * 2^bits, and the sign's copy shifted in; shifts by more than the width give what is left of the number. */
 QC_MATH int64_t qc_shift_left(int64_t x, int64_t bits) {
     return bits < 0 || bits > 63 ? 0 : (int64_t)((uint64_t)x << bits);

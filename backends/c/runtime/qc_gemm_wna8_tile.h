@@ -8,6 +8,7 @@
  *   QC_SUMS(bits, rows)      sums that a tile keeps for each vector of results (more than one shortens dependences)
  *   set_sums, fold           make them mean one number, and the number that they mean
  *   QC_OFFSET(bits)          what `chunk` subtracts from codes of weights, where the product takes signed ones only
+ *   QC_DECODED               inputs that are unpacked at a time for many rows
  *   QC_CHUNK                 inputs of a chunk whose codes are bytes
  *   chunk(...)               adds the products of one chunk to all sums of a tile
  *   decode(chunk, bits, to)  unpacks one chunk of a panel to bytes
@@ -18,12 +19,13 @@
 
 #include "qc_gemm_wna8.h"
 
-#define QC_DECODED 512 /* inputs that are unpacked at a time */
 #define QC_BYTES 7     /* in place of bits: codes below 16, one in a byte */
 #define QC_MOST_WIDE (QC_VECTORS * (QC_MANY_PANELS > QC_PANELS ? QC_MANY_PANELS : QC_PANELS))
 #define QC_MOST_RESULTS                                                                                      \
     (QC_VECTORS * (QC_ROWS * QC_MANY_PANELS > QC_PANELS ? QC_ROWS * QC_MANY_PANELS : QC_PANELS))
 #define QC_VECTORS (QC_COLUMNS / QC_LANES)
+/* What lies in memory is read anew behind this: kept in registers across the inner loop, it would displace sums. */
+#define QC_FORGET() __asm__ volatile("" : : : "memory")
 
 /* Codes of some blocks of neighbouring panels. */
 typedef struct {
@@ -32,138 +34,175 @@ typedef struct {
     size_t begin, end;                                         /* blocks */
 } stretch;
 
-/* The sums of products of one block, from what `start` holds for each row, to memory; a function of its own for every
- * kind of tile, so that nothing else takes registers.
+/* Where the values of one block of all rows of a tile lie. Rows from the fifth have a pointer of their own, so that the
+ * distances of all take three registers.
  */
-QC_INLINE void block_sums(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes, size_t chunks,
-                          const int8_t *input, size_t stride, int rows, int panels, unsigned bits) {
-    const int count = panels * QC_VECTORS, each = QC_SUMS(bits, rows), all = rows * count;
-    ints sums[QC_MOST_SUMS];
-    QC_UNROLL for (int i = 0; i < all; ++i) set_sums(sums + i * each, start[i / count], each);
-    for (size_t c = 0; c < chunks; ++c) {
-        chunk(sums, codes, from->panel_bytes, input, stride, rows, panels, bits);
-        codes += from->chunk_bytes;
-        input += from->chunk_inputs;
+#define QC_NEAR 4
+typedef struct {
+    const float *scale[2];
+    const int32_t *sum[2];
+} row_values;
+
+QC_INLINE row_values values_of(const qc_gemm_wna8_args *args, size_t at, size_t blocks, int rows) {
+    row_values v = {{args->input_scale + at, args->input_scale + at}, {args->input_sum + at, args->input_sum + at}};
+    if (rows > QC_NEAR) {
+        v.scale[1] += QC_NEAR * blocks, v.sum[1] += QC_NEAR * blocks;
+        __asm__("" : "+r"(v.scale[1]), "+r"(v.sum[1])); /* else compilers see eight distances from one pointer */
     }
-    QC_UNROLL for (int i = 0; i < all; ++i) result[i] = fold(sums + i * each, bits, rows);
+    return v;
 }
 
-typedef void block_function(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes,
-                            size_t chunks, const int8_t *input, size_t stride);
-
-#define QC_BLOCK(name, rows, panels, bits)                                                                        \
-    static void name(ints *result, const int32_t *start, const stretch *from, const uint8_t *codes, size_t chunks, \
-                     const int8_t *input, size_t stride) {                                                         \
-        block_sums(result, start, from, codes, chunks, input, stride, rows, panels, bits);                         \
+/* A sum begins with what is the same for all columns: the common zero point, and the offset of codes, times the sum of
+ * inputs.
+ */
+QC_INLINE void start_sums(ints *sums, const row_values *values, size_t blocks, ints factor, int rows, int wide,
+                          unsigned bits) {
+    const int each = QC_SUMS(bits, rows);
+    QC_UNROLL for (int r = 0; r < rows; ++r) {
+        const ints start = product(factor, all_ints(values->sum[r / QC_NEAR][(size_t)(r % QC_NEAR) * blocks]));
+        QC_UNROLL for (int i = 0; i < wide; ++i) set_sums(sums + (r * wide + i) * each, start, each);
     }
-#define QC_BLOCKS_OF_BITS(bits)                               \
-    QC_BLOCK(many_rows_##bits, QC_ROWS, QC_MANY_PANELS, bits)    \
-    QC_BLOCK(few_rows_##bits, QC_FEW_ROWS, QC_MANY_PANELS, bits) \
-    QC_BLOCK(one_row_##bits, 1, QC_PANELS, bits)                 \
-    QC_BLOCK(one_panel_##bits, 1, 1, bits)
-QC_BLOCKS_OF_BITS(2)
-QC_BLOCKS_OF_BITS(3)
-QC_BLOCKS_OF_BITS(4)
-QC_BLOCKS_OF_BITS(8)
-QC_BLOCKS_OF_BITS(7)
+}
+
+/* Adds sums of one block, times both scales; where zero points differ, less their products with sums of inputs. Results
+ * of some rows are stored at once: enough to hide latencies, not too many for the registers.
+ */
+QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t *zeros, size_t apart,
+                            const row_values *values, size_t blocks, reals *acc, int rows, int panels, unsigned bits) {
+    const int wide = panels * QC_VECTORS, each = QC_SUMS(bits, rows);
+    reals scale[QC_MOST_WIDE], done[QC_NEAR * QC_MOST_WIDE];
+    ints zero[QC_MOST_WIDE];
+    QC_UNROLL for (int i = 0; i < wide; ++i) {
+        const size_t at = (size_t)(i / QC_VECTORS) * apart + (size_t)(i % QC_VECTORS * QC_LANES);
+        scale[i] = load_reals(scales + at);
+        if (zeros) zero[i] = plus(load_bytes(zeros + at), all_ints(-QC_OFFSET(bits)));
+    }
+    QC_UNROLL for (int r = 0; r < rows; ++r) {
+        const size_t at = (size_t)(r % QC_NEAR) * blocks;
+        const reals given = all_reals(values->scale[r / QC_NEAR][at]);
+        QC_UNROLL for (int i = 0; i < wide; ++i) {
+            ints sum = fold(sums + (r * wide + i) * each, bits, rows);
+            if (zeros) sum = minus_product(sum, zero[i], all_ints(values->sum[r / QC_NEAR][at]));
+            done[r % QC_NEAR * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
+        }
+        if (r % QC_NEAR < QC_NEAR - 1 && r + 1 < rows) continue;
+        QC_UNROLL for (int i = 0; i <= r % QC_NEAR * wide + wide - 1; ++i) acc[r / QC_NEAR * QC_NEAR * wide + i] = done[i];
+    }
+}
+
+/* Adds all blocks of a stretch to the results of a tile: sums stay in registers until they are results. `acc` lies in
+ * memory, so that nothing else takes registers, and this is a function of its own for every kind of tile.
+ */
+QC_INLINE void add_blocks(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel,
+                          reals *acc, int rows, int panels, unsigned bits) {
+    const int wide = panels * QC_VECTORS;
+    const ints factor = all_ints(args->zero ? 0 : QC_OFFSET(bits) - args->common_zero);
+    const size_t apart = blocks * QC_COLUMNS, begin = from->begin, end = from->end;
+    const size_t chunk_bytes = from->chunk_bytes, chunk_inputs = from->chunk_inputs, panel_bytes = from->panel_bytes;
+    const size_t stride = args->input_stride, block = args->block;
+    const uint8_t *codes = from->codes;
+    const uint8_t *zeros = args->zero ? args->zero + (panel * blocks + begin) * QC_COLUMNS : NULL;
+    const float *scales = args->scale + (panel * blocks + begin) * QC_COLUMNS;
+    const int8_t *first = args->input + row * stride + begin * block;
+    row_values values = values_of(args, row * blocks + begin, blocks, rows);
+    for (size_t g = begin; g < end; ++g, first += block, scales += QC_COLUMNS) {
+        const int8_t *input = first;
+        ints sums[QC_MOST_SUMS];
+        start_sums(sums, &values, blocks, factor, rows, wide, bits);
+        QC_FORGET();
+        for (size_t c = g + 1 < blocks ? from->full : from->last; c > 0; --c) {
+            chunk(sums, codes, panel_bytes, input, stride, rows, panels, bits);
+            codes += chunk_bytes;
+            input += chunk_inputs;
+        }
+        QC_FORGET();
+        if (zeros) {
+            finish_block(sums, scales, zeros, apart, &values, blocks, acc, rows, panels, bits);
+            zeros += QC_COLUMNS;
+        } else {
+            finish_block(sums, scales, NULL, apart, &values, blocks, acc, rows, panels, bits);
+        }
+        for (int i = 0; i < 2; ++i) ++values.scale[i], ++values.sum[i];
+    }
+}
+
+typedef void tile_function(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel,
+                           reals *acc);
+
+#define QC_TILE(name, rows, panels, bits)                                                                    \
+    static void name(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row,          \
+                     size_t panel, reals *acc) {                                                             \
+        add_blocks(args, from, blocks, row, panel, acc, rows, panels, bits);                                 \
+    }
+#define QC_TILES_OF_BITS(bits)                                  \
+    QC_TILE(many_rows_##bits, QC_ROWS, QC_MANY_PANELS, bits)    \
+    QC_TILE(few_rows_##bits, QC_FEW_ROWS, QC_MANY_PANELS, bits) \
+    QC_TILE(one_row_##bits, 1, QC_PANELS, bits)                 \
+    QC_TILE(one_panel_##bits, 1, 1, bits)
+QC_TILES_OF_BITS(2)
+QC_TILES_OF_BITS(3)
+QC_TILES_OF_BITS(4)
+QC_TILES_OF_BITS(8)
+QC_TILES_OF_BITS(7)
 
 enum { MANY_ROWS, FEW_ROWS, ONE_ROW, ONE_PANEL, KINDS };
 /* By bits; codes in bytes of their own stand last. */
-static block_function *const BLOCKS[][KINDS] = {
+static tile_function *const TILES[][KINDS] = {
     {many_rows_2, few_rows_2, one_row_2, one_panel_2}, {many_rows_3, few_rows_3, one_row_3, one_panel_3},
     {many_rows_4, few_rows_4, one_row_4, one_panel_4}, {many_rows_8, few_rows_8, one_row_8, one_panel_8},
     {many_rows_7, few_rows_7, one_row_7, one_panel_7},
 };
-
-/* Adds sums of one block, times both scales; where zero points differ, less their products with sums of inputs. */
-QC_INLINE void finish_block(const qc_gemm_wna8_args *args, const ints *sums, reals *acc, size_t row, size_t panel,
-                            size_t blocks, size_t g, int rows, int panels, int offset, int zeros) {
-    const int wide = panels * QC_VECTORS;
-    const float *input_scale = args->input_scale + row * blocks + g;
-    const int32_t *input_sum = args->input_sum + row * blocks + g;
-    reals scale[QC_MOST_WIDE];
-    ints zero[QC_MOST_WIDE];
-    QC_UNROLL for (int i = 0; i < wide; ++i) {
-        const size_t p = panel + (size_t)(i / QC_VECTORS), at = (p * blocks + g) * QC_COLUMNS;
-        scale[i] = load_reals(args->scale + at + i % QC_VECTORS * QC_LANES);
-        zero[i] = all_ints(-offset);
-        if (zeros) zero[i] = plus(zero[i], load_bytes(args->zero + at + i % QC_VECTORS * QC_LANES));
-    }
-    QC_UNROLL for (int r = 0; r < rows; ++r, input_scale += blocks, input_sum += blocks) {
-        const reals given = all_reals(*input_scale);
-        QC_UNROLL for (int i = 0; i < wide; ++i) {
-            ints sum = sums[r * wide + i];
-            if (zeros) sum = minus_product(sum, zero[i], all_ints(*input_sum));
-            acc[r * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
-        }
-    }
-}
 
 /* What stands in `out`, or the biases for the first block, of a tile that may end within its last panel. */
 QC_INLINE void load_tile(const qc_gemm_wna8_args *args, reals *acc, size_t row, size_t panel, size_t first_block,
                          int rows, int panels) {
     const size_t first = panel * QC_COLUMNS, left = args->columns - first;
     const int wide = panels * QC_VECTORS;
-    for (int r = 0; r < rows; ++r, acc += wide) {
-        const float *out = args->out + (row + (size_t)r) * args->out_stride + first;
-        const float *from = first_block > 0 ? out : args->bias ? args->bias + first : NULL;
-        if (from && left >= (size_t)(wide * QC_LANES)) {
-            QC_UNROLL for (int v = 0; v < wide; ++v) acc[v] = load_reals(from + v * QC_LANES);
-        } else {
-            QC_UNROLL for (int v = 0; v < wide; ++v) acc[v] = all_reals(0);
-            if (from) memcpy(acc, from, left * sizeof(float));
+    const float *from = first_block > 0 ? args->out + row * args->out_stride + first : args->bias ? args->bias + first : NULL;
+    const size_t stride = first_block > 0 ? args->out_stride : 0;
+    if (from && left >= (size_t)(wide * QC_LANES)) {
+        QC_UNROLL for (int r = 0; r < rows; ++r, from += stride) {
+            QC_UNROLL for (int v = 0; v < wide; ++v) acc[r * wide + v] = load_reals(from + v * QC_LANES);
         }
+        return;
     }
+    QC_UNROLL for (int i = 0; i < rows * wide; ++i) acc[i] = all_reals(0);
+    for (int r = 0; from && r < rows; ++r, from += stride) memcpy(acc + r * wide, from, left * sizeof(float));
 }
 
 QC_INLINE void store_tile(const qc_gemm_wna8_args *args, const reals *acc, size_t row, size_t panel, int rows,
                           int panels) {
-    const size_t first = panel * QC_COLUMNS, left = args->columns - first;
+    const size_t first = panel * QC_COLUMNS, left = args->columns - first, stride = args->out_stride;
     const int wide = panels * QC_VECTORS;
-    for (int r = 0; r < rows; ++r, acc += wide) {
-        float *out = args->out + (row + (size_t)r) * args->out_stride + first;
-        if (left < (size_t)(wide * QC_LANES)) {
-            memcpy(out, acc, left * sizeof(float));
-        } else {
-            QC_UNROLL for (int v = 0; v < wide; ++v) store_reals(out + v * QC_LANES, acc[v]);
-        }
+    float *out = args->out + row * stride + first;
+    if (left < (size_t)(wide * QC_LANES)) {
+        for (int r = 0; r < rows; ++r, out += stride) memcpy(out, acc + r * wide, left * sizeof(float));
+        return;
+    }
+    QC_UNROLL for (int r = 0; r < rows; ++r, out += stride) {
+        QC_UNROLL for (int v = 0; v < wide; ++v) store_reals(out + v * QC_LANES, acc[r * wide + v]);
     }
 }
 
 QC_INLINE void tile_of(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel,
-                       int kind, unsigned bits, int rows, int panels) {
-    const int offset = QC_OFFSET(bits);
-    block_function *const sum = BLOCKS[bits == QC_BYTES ? 4 : bits == 8 ? 3 : bits - 2][kind];
+                       tile_function *add, int rows, int panels) {
     reals acc[QC_MOST_RESULTS];
-    ints sums[QC_MOST_RESULTS];
-    int32_t start[QC_ROWS];
-    const uint8_t *codes = from->codes;
     load_tile(args, acc, row, panel, from->begin, rows, panels);
-    for (size_t g = from->begin; g < from->end; ++g) {
-        const size_t chunks = g + 1 < blocks ? from->full : from->last;
-        for (int r = 0; r < rows; ++r)
-            start[r] = args->zero ? 0 : (offset - args->common_zero) * args->input_sum[(row + (size_t)r) * blocks + g];
-        sum(sums, start, from, codes, chunks, args->input + row * args->input_stride + g * args->block,
-            args->input_stride);
-        codes += chunks * from->chunk_bytes;
-        if (args->zero)
-            finish_block(args, sums, acc, row, panel, blocks, g, rows, panels, offset, 1);
-        else
-            finish_block(args, sums, acc, row, panel, blocks, g, rows, panels, offset, 0);
-    }
+    add(args, from, blocks, row, panel, acc);
     store_tile(args, acc, row, panel, rows, panels);
 }
 
 static void tile(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel, int kind,
                  unsigned bits) {
+    tile_function *const add = TILES[bits == QC_BYTES ? 4 : bits == 8 ? 3 : bits - 2][kind];
     if (kind == MANY_ROWS)
-        tile_of(args, from, blocks, row, panel, kind, bits, QC_ROWS, QC_MANY_PANELS);
+        tile_of(args, from, blocks, row, panel, add, QC_ROWS, QC_MANY_PANELS);
     else if (kind == FEW_ROWS)
-        tile_of(args, from, blocks, row, panel, kind, bits, QC_FEW_ROWS, QC_MANY_PANELS);
+        tile_of(args, from, blocks, row, panel, add, QC_FEW_ROWS, QC_MANY_PANELS);
     else if (kind == ONE_ROW)
-        tile_of(args, from, blocks, row, panel, kind, bits, 1, QC_PANELS);
+        tile_of(args, from, blocks, row, panel, add, 1, QC_PANELS);
     else
-        tile_of(args, from, blocks, row, panel, kind, bits, 1, 1);
+        tile_of(args, from, blocks, row, panel, add, 1, 1);
 }
 
 /* Codes are unpacked as they are multiplied. */

@@ -157,6 +157,17 @@ QC_INLINE void qc_store_some(float *x, size_t count, qc_lanes a) {
 }
 #endif
 
+/* The first `count` < 16 lanes, `fill` in the others. */
+QC_INLINE qc_lanes qc_some(qc_lanes a, size_t count, float fill) {
+#if defined(__AVX512F__)
+    return (qc_lanes){_mm512_mask_mov_ps(_mm512_set1_ps(fill), (__mmask16)((1u << count) - 1), a.v)};
+#else
+    float all[QC_LANES];
+    qc_store(all, a);
+    return qc_load_some(all, count, fill);
+#endif
+}
+
 /* Lane i gets what lane i ^ distance holds. */
 #if defined(__AVX512F__)
 QC_INLINE qc_lanes qc_swapped(qc_lanes a, int distance) {

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qcompiler.errors import SpecError
+from qcompiler.measure import sample_count
 from qcompiler.passes.allocate.harm import divergences, errors
 from qcompiler.passes.allocate.problem import Unit
 from qcompiler.passes.allocate.sensitivity.additive import choose, fit
@@ -27,6 +28,7 @@ from qcompiler.passes.allocate.sensitivity.gradients import Kind, kind_of
 from qcompiler.passes.allocate.sensitivity.method import Harm, Subject
 from qcompiler.passes.allocate.sensitivity.repair import orders
 from qcompiler.passes.allocate.sensitivity.results import Metric, toggled
+from qcompiler.passes.allocate.trial import Trial, affordable_samples
 
 
 @dataclass(frozen=True)
@@ -57,30 +59,35 @@ class JointFit:
         priors = [errors] if metric is errors else [errors, divergences]
         alone = list(toggled(subject, units, lambda results: torch.cat([prior(results) for prior in priors])))
         plans = random_plans(units, self.plans, subject.ctx.seed)
-        harms = torch.stack([self._harm(subject, units, plan, metric) for plan in plans])
-        parts = torch.arange(harms.shape[1]).tensor_split(min(self.groups, harms.shape[1]))
-        tables = list(zip(*(row.chunk(len(priors), 1) for row in alone), strict=True))
+        harms = torch.cat(
+            [torch.stack([_harm(trial, units, plan, metric) for plan in plans]) for trial in trials(subject)], 1
+        )
+        tables = zip(*(row.chunk(len(priors), 1) for row in alone), strict=True)
         means = [[row.mean(1) for row in rows] for rows in tables]
         setting = choose(means, plans, harms.mean(1))
-        known, order = tables[setting.prior], list(map(orders, units))
-        fits = [
-            fit([row[:, part].mean(1) for row in known], plans, harms[:, part].mean(1), setting, order)
-            for part in parts
-        ]
-        for unit in range(len(units)):
+        known, order = means[setting.prior], list(map(orders, units))
+        whole = fit(known, plans, harms.mean(1), setting, order)
+        parts = harms.tensor_split(min(self.groups, harms.shape[1]), 1)
+        fits = [fit(known, plans, part.mean(1), setting, order) for part in parts]
+        for unit, terms in enumerate(whole):
             found = torch.stack([each[unit] for each in fits], 1)
-            yield found - found[found.mean(1).argmin()]
+            # Groups tell how steady a term is; what it is, all samples together tell better.
+            yield found + (terms - terms.min() - found.mean(1))[:, None]
 
-    def _harm(
-        self,
-        subject: Subject,
-        units: Sequence[Unit],
-        plan: Sequence[int],
-        metric: Metric,
-    ) -> Tensor:
-        picked = [unit.options[option].assignments for unit, option in zip(units, plan, strict=True)]
-        together = {name: item for assignments in picked for name, item in assignments.items()}
-        return metric(subject.trial.results(together))
+
+def trials(subject: Subject) -> Iterator[Trial]:
+    """Trials that see every batch, one after the other where there is no room for the activations of all at once."""
+    batches = subject.ctx.batches
+    if sum(map(sample_count, batches)) <= affordable_samples(subject.program, batches):
+        yield subject.trial
+        return
+    for batch in batches:
+        yield Trial(subject.program, [batch])
+
+
+def _harm(trial: Trial, units: Sequence[Unit], plan: Sequence[int], metric: Metric) -> Tensor:
+    picked = [unit.options[option].assignments for unit, option in zip(units, plan, strict=True)]
+    return metric(trial.results({name: item for assignments in picked for name, item in assignments.items()}))
 
 
 def random_plans(units: Sequence[Unit], count: int, seed: int) -> list[list[int]]:
