@@ -72,7 +72,7 @@ browser:
 
 # Generated C is compiled here and, for ARM, run under an emulator; tests that lack one of them skip and say so.
 compilers:
-	@test "$$(command -v $(TOOLS) | wc -l)" = $(words $(TOOLS)) \
+	@( for tool in $(TOOLS); do command -v $$tool >/dev/null || exit 1; done ) \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOL_PACKAGES); } \
 		|| echo "no C compilers for x86 and ARM and no right to install them: tests of generated C will be skipped"

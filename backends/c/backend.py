@@ -97,7 +97,7 @@ class CBackend:
         return runner(folder / FOLDER)
 
 
-def runner(folder: Path, threads: int = 1) -> Runner:
+def runner(folder: Path) -> Runner:
     """Runs a folder of C; it is built at the first call, and a batch of another size is cut into calls of its own."""
     project = read_project(folder)
     native = is_native(LEVELS[project.isa].architecture)
@@ -107,7 +107,7 @@ def runner(folder: Path, threads: int = 1) -> Runner:
         if not native:
             return run_emulated(folder, None, inputs)
         if not loaded:
-            loaded.append(HostRunner(folder, threads))
+            loaded.append(HostRunner(folder, project.run_threads))
         return loaded[0](inputs)
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -55,6 +55,7 @@ def write_module(program: Program, settings: Settings) -> Module:
         settings.dispatched,
         settings.threads,
         headers=("qc_loops.h",),
+        run_threads=settings.run_threads,
     )
 
 

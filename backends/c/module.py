@@ -70,6 +70,7 @@ class Module:
         isa: the least that the processor has; model.c is compiled for it.
         dispatched: further levels whose kernels are taken when the processor turns out to have them, best first.
         threads: whether a pool of threads shares the work; without it nothing but math and string is used of libc.
+        run_threads: how many threads whoever runs the folder on this machine asks for.
         headers: further ones of the runtime that the layers use, such as `qc_math.h`.
     """
 
@@ -84,6 +85,7 @@ class Module:
     dispatched: tuple[Isa, ...] = ()
     threads: bool = True
     headers: tuple[str, ...] = ()
+    run_threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Project(_Strict):
         arena_bytes: that the model must be given.
         weights_bytes: size of the file of weights.
         threads: whether it can share the work among threads.
+        run_threads: how many threads whoever runs it on this machine asks for.
         recorded: whether results for the self-test are there.
     """
 
@@ -86,6 +87,7 @@ class Project(_Strict):
     arena_bytes: int
     weights_bytes: int
     threads: bool
+    run_threads: int = 1
     recorded: bool
 
 
@@ -179,6 +181,7 @@ def _project(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool
         arena_bytes=module.arena_bytes + weights.SLACK,
         weights_bytes=len(stored),
         threads=module.threads,
+        run_threads=module.run_threads,
         recorded=recorded,
     )
 

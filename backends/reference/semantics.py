@@ -114,3 +114,11 @@ SEMANTICS: Mapping[str, Semantics] = {
     "limit": Semantics("clip(qx, code of the lower bound, code of the upper bound)"),
     "pad": Semantics("codes as they are, the code of the value around them"),
 }
+BIT_SEMANTICS: Mapping[str, Semantics] = {
+    name: _summed(
+        f"{_FLOAT_BIAS}, a zero around an image counts nothing; as signs 1 where that is not negative, else -1",
+        note="signs are 1 and -1; onnxruntime has no such kernel",
+    )
+    for name in ("conv_binary", "linear_binary")
+}
+"""The same of kernels of signs, beside `SEMANTICS`."""

@@ -21,7 +21,6 @@ from qcompiler.backends.c.binary_packing import (
     sign_thresholds,
 )
 from qcompiler.backends.c.emit.dense import Window, fill_border, rows_of, window_of
-from qcompiler.backends.c.emit.finish import 
 from qcompiler.backends.c.emit.finish import epilogue, padded, quantized
 from qcompiler.backends.c.emit.nest import looped, moved, place
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator

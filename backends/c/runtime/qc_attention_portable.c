@@ -112,7 +112,7 @@ static void qc_scores(const qc_attention_args *args, const qc_rows *rows, size_t
 /* What the mask adds, and what it hides. */
 static void qc_masked(const qc_attention_args *args, const qc_rows *rows, size_t r, size_t first, size_t count) {
     float *score = rows->score[r];
-    for (size_t s = 0; s < QC_KEYS; ++s) score[s] = score[s] * args->scale;
+    for (size_t s = 0; s < count; ++s) score[s] = score[s] * args->scale;
     if (args->mask) {
         const float *mask = rows->mask[r] + first;
         for (size_t s = 0; s < count; ++s) score[s] = score[s] + mask[s];

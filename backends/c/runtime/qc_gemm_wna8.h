@@ -14,7 +14,7 @@
  * finite. Activations may be read up to QC_SLACK bytes behind their end. int32 holds every sum up to depth = 65536.
  *
  * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows codes are unpacked
- * once, 512 inputs at a time, into up to 32 KiB on the stack (4 KiB on ARM).
+ * once, some inputs at a time, into up to 32 KiB on the stack (12 KiB on ARM, 4 KiB without sdot).
  */
 #ifndef QC_GEMM_WNA8_H
 #define QC_GEMM_WNA8_H

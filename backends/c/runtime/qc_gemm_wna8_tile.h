@@ -86,7 +86,8 @@ QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t
             done[r % QC_NEAR * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
         }
         if (r % QC_NEAR < QC_NEAR - 1 && r + 1 < rows) continue;
-        QC_UNROLL for (int i = 0; i <= r % QC_NEAR * wide + wide - 1; ++i) acc[r / QC_NEAR * QC_NEAR * wide + i] = done[i];
+        const int near = r % QC_NEAR;
+        QC_UNROLL for (int i = 0; i < (near + 1) * wide; ++i) acc[(r - near) * wide + i] = done[i];
     }
 }
 
@@ -129,10 +130,10 @@ QC_INLINE void add_blocks(const qc_gemm_wna8_args *args, const stretch *from, si
 typedef void tile_function(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel,
                            reals *acc);
 
-#define QC_TILE(name, rows, panels, bits)                                                                    \
-    static void name(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row,          \
-                     size_t panel, reals *acc) {                                                             \
-        add_blocks(args, from, blocks, row, panel, acc, rows, panels, bits);                                 \
+#define QC_TILE(name, rows, panels, bits)                                                                          \
+    static void name(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t panel, \
+                     reals *acc) {                                                                                 \
+        add_blocks(args, from, blocks, row, panel, acc, rows, panels, bits);                                       \
     }
 #define QC_TILES_OF_BITS(bits)                                  \
     QC_TILE(many_rows_##bits, QC_ROWS, QC_MANY_PANELS, bits)    \
@@ -158,8 +159,9 @@ QC_INLINE void load_tile(const qc_gemm_wna8_args *args, reals *acc, size_t row, 
                          int rows, int panels) {
     const size_t first = panel * QC_COLUMNS, left = args->columns - first;
     const int wide = panels * QC_VECTORS;
-    const float *from = first_block > 0 ? args->out + row * args->out_stride + first : args->bias ? args->bias + first : NULL;
-    const size_t stride = first_block > 0 ? args->out_stride : 0;
+    const float *from = args->bias ? args->bias + first : NULL;
+    size_t stride = 0;
+    if (first_block > 0) from = args->out + row * args->out_stride + first, stride = args->out_stride;
     if (from && left >= (size_t)(wide * QC_LANES)) {
         QC_UNROLL for (int r = 0; r < rows; ++r, from += stride) {
             QC_UNROLL for (int v = 0; v < wide; ++v) acc[r * wide + v] = load_reals(from + v * QC_LANES);
