@@ -163,6 +163,19 @@ def float_meaning(product: Product, input: np.ndarray) -> np.ndarray:
     return total + product.bias if product.shape.biased else total
 
 
+DEEP = [Shape(13, 33, 1700, block, bits, bits == 2, True) for bits in (2, 4) for block in (128, 1700)]
+
+
+@pytest.mark.parametrize("isa", [isa for isa in WNA8.variants if isa is not Isa.PORTABLE], ids=lambda isa: isa.value)
+def test_integers_of_more_inputs_than_are_unpacked_at_a_time(isa: Isa) -> None:
+    products = [make_product(shape, 3) for shape in DEEP]
+    cases = [integer_case(product, WNA8.layout(isa)) for product in products]
+    panels = -(-33 // WNA8.layout(isa).columns)
+    results = run_kernel("gemm_wna8", isa, cases, [(0, panels)] * len(cases))
+    for product, found in zip(products, results, strict=True):
+        np.testing.assert_allclose(found[:, :33], integer_meaning(product), rtol=1e-4, atol=1e-4)
+
+
 @given(shape=shapes(), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=15)
 def test_portable_floats_equal_numpy(shape: Shape, seed: int) -> None:

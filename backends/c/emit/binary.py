@@ -245,10 +245,10 @@ def _result(generator: Generator, call: Call, shape: tuple[int, ...], terms: int
         columns = generator.shape(w.codes)[0]
         finish = epilogue(generator, call, x, w, np.zeros(columns, np.int64), out, slice(None))
         return out, {f"epilogue.{key}": text for key, text in finish.items()}
-    axis = 1 if call.op == "conv_binary" else len(shape) - 1
-    whole = (*shape[:axis], _row_bytes(shape[axis]), *shape[axis + 1 :])
-    out = generator.packed[quantizer.node] = generator.new(whole, "uint8_t", order)
-    return out, _thresholds(generator, call, _limit(generator, quantizer), shape[axis], terms)
+    batch, columns, *space = shape if call.op == "conv_binary" else (math.prod(shape[:-1]), shape[-1])
+    bits = (batch, _row_bytes(columns), *space)
+    out = generator.packed[quantizer.node] = generator.new(bits, "uint8_t", channels_last(len(bits)))
+    return out, _thresholds(generator, call, _limit(generator, quantizer), columns, terms)
 
 
 def _thresholds(generator: Generator, call: Call, limit: float, columns: int, terms: int) -> dict[str, str | int]:

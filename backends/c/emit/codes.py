@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from qcompiler.backends.c.emit import shape as moving
@@ -27,6 +28,9 @@ from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
 
+_LEAST_STEP = 2.0**-60
+"""Of what `qc_in_steps` takes; its inverse is the largest."""
+
 
 def quantize(generator: Generator, call: Call) -> Emitted:
     """`clip(round(x / scale) + zero point)`; scales per tensor, channel or row, known now or at run time."""
@@ -46,7 +50,7 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     parts: list[Element] = [source]
     if scale is not None and not isinstance(scale, str):
         parts.append(scale)
-    scale_text = scale if isinstance(scale, str) else "{1}"
+    steps = _steps(scale) if isinstance(scale, str) else "{0} / {1}"
     if zero is None:
         zero_text = float_text(shift)
     elif isinstance(zero, str):
@@ -54,8 +58,16 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     else:
         zero_text = f"({{{len(parts)}}} + {float_text(shift)})"
         parts.append(zero)
-    text = f"qc_place({{0}} / {scale_text}, {zero_text}, {low}, {high})"
+    text = f"qc_place({steps}, {zero_text}, {low}, {high})"
     return generator.fused(call.node, Computed(element, source.shape, text, tuple(parts), shift))
+
+
+def _steps(scale: str) -> str:
+    """A real divided by a number, where nothing beyond the codes matters: without a division, to the same bits."""
+    step = np.float32(scale.rstrip("f"))
+    if not _LEAST_STEP < step < 1 / _LEAST_STEP:
+        return f"{{0}} / {scale}"
+    return f"qc_in_steps({{0}}, {scale}, {float_text(float(np.float32(1) / step))})"
 
 
 def _chosen(call: Call) -> Node | None:

@@ -64,8 +64,8 @@ QC_INLINE void start_sums(ints *sums, const row_values *values, size_t blocks, i
     }
 }
 
-/* Adds sums of one block, times both scales; where zero points differ, less their products with sums of inputs. Results
- * of some rows are stored at once: enough to hide latencies, not too many for the registers.
+/* Adds sums of one block, times both scales; where zero points differ, less their products with sums of inputs.
+ * Results of some rows are stored at once: enough to hide latencies, not too many for the registers.
  */
 QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t *zeros, size_t apart,
                             const row_values *values, size_t blocks, reals *acc, int rows, int panels, unsigned bits) {
@@ -78,15 +78,15 @@ QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t
         if (zeros) zero[i] = plus(load_bytes(zeros + at), all_ints(-QC_OFFSET(bits)));
     }
     QC_UNROLL for (int r = 0; r < rows; ++r) {
-        const size_t at = (size_t)(r % QC_NEAR) * blocks;
+        const int near = r % QC_NEAR;
+        const size_t at = (size_t)near * blocks;
         const reals given = all_reals(values->scale[r / QC_NEAR][at]);
         QC_UNROLL for (int i = 0; i < wide; ++i) {
             ints sum = fold(sums + (r * wide + i) * each, bits, rows);
             if (zeros) sum = minus_product(sum, zero[i], all_ints(values->sum[r / QC_NEAR][at]));
-            done[r % QC_NEAR * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
+            done[near * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
         }
-        if (r % QC_NEAR < QC_NEAR - 1 && r + 1 < rows) continue;
-        const int near = r % QC_NEAR;
+        if (near < QC_NEAR - 1 && r + 1 < rows) continue;
         QC_UNROLL for (int i = 0; i < (near + 1) * wide; ++i) acc[(r - near) * wide + i] = done[i];
     }
 }

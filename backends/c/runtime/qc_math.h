@@ -39,6 +39,24 @@ QC_MATH float qc_clamp(float x, float low, float high) {
     return x > high ? high : x;
 }
 
+/* x / step, to the same float, for |x / step| < 2^20; what is larger becomes 2^20. `inverse` is 1 / step, rounded; step is
+ * between 2^-60 and 2^60. A quotient that is improved once is wrong by less than one unit, and once more by none, where
+ * all of it is worth more than 2^-60. Seven instructions of half a cycle for what division takes sixteen cycles of
+ * AVX-512; processors without fused multiply-add divide.
+ *
+ * Source: Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000 processor". */
+QC_MATH float qc_in_steps(float x, float step, float inverse) {
+    x = qc_clamp(x, step * -1048576.0f, step * 1048576.0f);
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    float q = x * inverse;
+    q = fmaf(fmaf(-q, step, x), inverse, q);
+    return fmaf(fmaf(-q, step, x), inverse, q);
+#else
+    (void)inverse;
+    return x / step;
+#endif
+}
+
 /* 2^n for a whole number -126 <= n <= 127 that was rounded by adding 1.5 * 2^23. */
 #define QC_MAGIC 12582912.0f
 QC_MATH float qc_power_of_two(float shifted) { return qc_from_bits((qc_bits(shifted) + 127u) << 23); }
