@@ -50,7 +50,8 @@ INTEGER_KERNELS = frozenset(
 FLOAT_KERNELS = frozenset({"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"})
 
 
-Call = tuple[onnxruntime.InferenceSession, Mapping[str, np.ndarray]]
+Feed = Mapping[str, np.ndarray]
+Call = tuple[onnxruntime.InferenceSession, Feed]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,24 @@ def ours(model: str, peers: ModuleType, folder: Path) -> Iterator[Candidate]:
 
 
 def runtime_quantizer(model: str, peers: ModuleType, folder: Path) -> Candidate:
-    """The static quantizer of ONNX Runtime as its documentation recommends for this processor."""
+    """The static quantizer of ONNX Runtime on one of the peers' models, calibrated one sample at a time."""
+    _, calibration, _ = peers.load(model)
+    path = folder / f"{model}_quantize_static.onnx"
+    quantize_with_runtime(
+        Path(peers.fp32_onnx(model)), [{"x": sample.numpy()} for sample in calibration.split(1)], path
+    )
+    return Candidate("onnxruntime quantize_static", "w8a8", path, kernel_share(path))
+
+
+def quantize_with_runtime(source: Path, feeds: Sequence[Feed], path: Path, percentile: bool = False) -> None:
+    """Writes what `quantize_static` makes of a file, with the settings its documentation gives for this processor.
+
+    Args:
+        source: the float file.
+        feeds: calibration inputs by name.
+        path: of the new file; the preprocessed one lies beside it.
+        percentile: ranges that leave out 0.001 % of the values, not all of them.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -100,18 +118,15 @@ def runtime_quantizer(model: str, peers: ModuleType, folder: Path) -> Candidate:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    _, calibration, _ = peers.load(model)
-
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.samples: Iterator[torch.Tensor] = iter(calibration.split(1))
+            self.feeds: Iterator[Feed] = iter(feeds)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            sample = next(self.samples, None)
-            return None if sample is None else {"x": sample.numpy()}
+        def get_next(self) -> Feed | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return next(self.feeds, None)
 
-    prepared, path = folder / f"{model}_prepared.onnx", folder / f"{model}_quantize_static.onnx"
-    quant_pre_process(peers.fp32_onnx(model), str(prepared), skip_symbolic_shape=True)
+    prepared = path.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),
         str(path),
@@ -120,9 +135,8 @@ def runtime_quantizer(model: str, peers: ModuleType, folder: Path) -> Candidate:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=CalibrationMethod.Percentile if percentile else CalibrationMethod.MinMax,
     )
-    return Candidate("onnxruntime quantize_static", "w8a8", path, kernel_share(path))
 
 
 def kernel_share(path: Path) -> str:
@@ -152,9 +166,7 @@ def peer_files(model: str, folder: Path | None) -> Iterator[Candidate]:
             print(f"left out {path.name}: {str(error).splitlines()[0]}")
 
 
-def interleaved(
-    calls: Sequence[tuple[onnxruntime.InferenceSession, Mapping[str, np.ndarray]]], rounds: int
-) -> np.ndarray:
+def interleaved(calls: Sequence[Call], rounds: int) -> np.ndarray:
     """CPU seconds of the calling thread, [rounds, calls]; two runs of each before the first round."""
     seconds = np.zeros((rounds + 2, len(calls)))
     for row in seconds:

@@ -149,16 +149,23 @@ def test_integers_equal_portable(isa: Isa, shape: Shape, seed: int) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
-def float_case(product: Product, layout: Blocked) -> Case:
+def float_case(product: Product, layout: Blocked, table: np.ndarray | None = None) -> Case:
     random = np.random.default_rng(product.shape.rows)
     input = random.standard_normal(product.input.shape).astype(np.float32)
-    return {"input": input, "input_stride": product.shape.depth, **weight_fields(product, layout)}
+    fields = weight_fields(product, layout)
+    return {"input": input, "input_stride": product.shape.depth, "table": table, **fields}
 
 
-def float_meaning(product: Product, input: np.ndarray) -> np.ndarray:
+def make_table(bits: Bits) -> np.ndarray:
+    values = np.random.default_rng(bits).standard_normal(1 << bits).astype(np.float32)
+    return np.resize(values, 16)
+
+
+def float_meaning(product: Product, input: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
     """float64 in place of fused float32 operations."""
     spread = [np.repeat(a, product.shape.block, 1)[:, : product.shape.depth] for a in (product.scale, product.zero)]
-    weight = (product.codes.astype(np.float32) - spread[1]) * spread[0]
+    level = product.codes.astype(np.float32) - spread[1] if table is None else table[product.codes]
+    weight = level * spread[0]
     total = input.astype(np.float64) @ weight.T.astype(np.float64)
     return total + product.bias if product.shape.biased else total
 
@@ -193,6 +200,19 @@ def test_floats_equal_portable(isa: Isa, shape: Shape, seed: int) -> None:
     wanted = run("gemm_wnf32", Isa.PORTABLE, float_case(product, WNF32.layout(Isa.PORTABLE)), shape.columns)
     found = run("gemm_wnf32", isa, float_case(product, WNF32.layout(isa)), shape.columns)
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("isa", list(WNF32.variants), ids=lambda isa: isa.value)
+@given(shape=shapes((2, 3, 4)), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+def test_codes_are_places_in_a_table(isa: Isa, shape: Shape, seed: int) -> None:
+    product, table = make_product(shape, seed), make_table(shape.bits)
+    case = float_case(product, WNF32.layout(isa), table)
+    found = run("gemm_wnf32", isa, case, shape.columns)
+    np.testing.assert_allclose(found, float_meaning(product, np.asarray(case["input"]), table), rtol=1e-4, atol=1e-4)
+    if isa is not Isa.PORTABLE:
+        portable = float_case(product, WNF32.layout(Isa.PORTABLE), table)
+        np.testing.assert_array_equal(found, run("gemm_wnf32", Isa.PORTABLE, portable, shape.columns))
 
 
 @given(

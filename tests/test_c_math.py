@@ -44,11 +44,13 @@ ABSOLUTE: dict[str, Function] = {
     "relu": functional.relu,
 }
 """Errors at most 6 * 2^-24 of the argument, or of one where that is larger."""
-NAMES = (*EXACT, *ABSOLUTE, "power")
+STEP = 0.0123
+NAMES = (*EXACT, *ABSOLUTE, "steps", "power")
 _MAIN = """
 #include <stdio.h>
 #include <stdlib.h>
 #include "qc_math.h"
+static float qc_steps(float x) { return qc_in_steps(x, %sf, 1.0f / %sf); }
 static void map(const float *restrict x, size_t n, float *restrict y, int which) {
     switch (which) {
 %s
@@ -74,10 +76,11 @@ def numbers() -> np.ndarray:
     """Every 200 000th float, all special ones, and many of the size that networks work with."""
     bits = np.arange(0, 2**32, 200_003, dtype=np.uint64).astype(np.uint32).view(np.float32)
     special = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 0.5, -2, 3, -3, 1e-40], np.float32)
+    halves = (np.arange(-300, 300) + np.float32(0.5)) * np.float32(STEP)
     usual = np.random.default_rng(0).standard_normal(8000) * np.repeat([0.1, 1, 5, 40], 2000)
     # A number is raised to the power of the one as far from the end: all special ones to all of them.
     bases, exponents = (each.reshape(-1) for each in np.meshgrid(special, special))
-    return np.concatenate([bases, bits, usual.astype(np.float32), exponents[::-1]])
+    return np.concatenate([bases, bits, usual.astype(np.float32), halves.astype(np.float32), exponents[::-1]])
 
 
 @cache
@@ -94,7 +97,7 @@ def computed(isa: Isa) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = "\n".join(loop.format(place, function) for place, function in enumerate(NAMES[:-1]))
-        (folder / "main.c").write_text(_MAIN % (cases, x.size, x.size, len(NAMES)))
+        (folder / "main.c").write_text(_MAIN % (STEP, STEP, cases, x.size, x.size, len(NAMES)))
         compiler.compile(folder / "main.c", folder / "main.o", isa, (f"-I{INCLUDE}", *WARNINGS))
         compiler.link([folder / "main.o"], folder / "program", ("-static",))
         x.tofile(folder / "x")
@@ -141,9 +144,20 @@ def test_power_is_rounded_once() -> None:
     assert np.nanmax(off(found, exact) / unit) <= 0.51
 
 
+@pytest.mark.parametrize("isa", [Isa.PORTABLE, Isa.AVX2, Isa.AVX512, Isa.NEON], ids=lambda isa: isa.value)
+def test_steps_are_those_of_a_division(isa: Isa) -> None:
+    x = numbers()
+    with np.errstate(all="ignore"):
+        steps = x / np.float32(STEP)
+    counted = (np.abs(steps) < 2**20) & ((np.abs(steps) > 2.0**-40) | (x == 0))
+    found = computed(isa)["steps"]
+    np.testing.assert_array_equal(found[counted], steps[counted])
+    assert (np.abs(found[np.abs(steps) >= 2**20]) >= 2**20).all()
+
+
 @pytest.mark.parametrize("isa", [Isa.AVX2, Isa.AVX512, Isa.NEON, Isa.NEON32], ids=lambda isa: isa.value)
 def test_every_level_gives_the_same_bits(isa: Isa) -> None:
     found, portable = computed(isa), computed(Isa.PORTABLE)
-    for name in NAMES:
+    for name in (name for name in NAMES if name != "steps"):
         one, other = (np.where(np.isnan(y), 0, y).view(np.uint32) for y in (found[name], portable[name]))
         np.testing.assert_array_equal(one, other, err_msg=name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,10 +51,18 @@ def test_without_a_compiler_the_files_are_written_and_the_simulation_is_measured
         monkeypatch.setattr(place, "find_compiler", _missing)
     artifact = compiled("host")
     assert (artifact.folder / "c/model.c").is_file()
-    assert artifact.report.sqnr_db is not None and artifact.report.sqnr_db > 25
+    assert artifact.report.sqnr_db is not None
+    assert artifact.report.sqnr_db > 25
     assert any("no C compiler is found; install one" in line for line in artifact.report.warnings)
 
 
 def test_the_size_is_that_of_the_weights() -> None:
     artifact = compiled("cortex-m")
     assert artifact.report.quantized_bytes == (artifact.folder / "c/weights.bin").stat().st_size
+
+
+def test_a_saved_model_is_audited_like_a_fresh_one(tmp_path: Path) -> None:
+    artifact = compiled("cortex-m").save(tmp_path / "saved")
+    target = load_target("cortex-m", backends())
+    found = target.backend.audit(qcompiler.load(artifact.folder).program, target, artifact.folder)
+    assert [(layer.realised, layer.ok) for layer in found] == [("linear", True), ("linear", True)]

@@ -22,6 +22,8 @@ START = (
     "compile benchmarks/zoo/models.py:digits_cnn --calibration benchmarks/zoo/digits_calibration.npz "
     "--dump-dir run -o digits_int8"
 )
+TOOLS = {"generated-c": ("gcc", "cmake", "aarch64-linux-gnu-gcc", "qemu-aarch64-static")}
+"""Programs that the blocks of a page call; without them it cannot be followed."""
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -47,6 +49,9 @@ def after_the_tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_does_what_the_page_shows(
     page: Path, after_the_tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bless: bool
 ) -> None:
+    missing = [tool for tool in TOOLS.get(page.stem, ()) if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"there is no {', '.join(missing)}")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     if page in CHAPTERS and page != TOUR:
         for folder in ("run", "digits_int8"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qcompiler.backends.c.backend import CBackend
 from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.onnx.kernels import WRITERS
 from qcompiler.backends.onnx.settings import settings_of
@@ -19,7 +20,7 @@ from qcompiler.job import backends
 from qcompiler.target import Kernel, Target
 from qcompiler.targets import load_target, target_names
 
-BACKENDS = {"onnx": OnnxBackend(), "reference": ReferenceBackend()}
+BACKENDS = {"c": CBackend(), "onnx": OnnxBackend(), "reference": ReferenceBackend()}
 ROWS = [
     (target, kernel) for name in target_names() for target in [load_target(name, BACKENDS)] for kernel in target.kernels
 ]

@@ -16,6 +16,7 @@
 typedef uint32x4_t words;
 typedef float32x4_t reals;
 typedef float32x4_t quad;
+typedef uint8x16x4_t entries;
 
 QC_INLINE words load_words(const uint32_t *at) { return vld1q_u32(at); }
 QC_INLINE words next(words x, unsigned bits) {
@@ -36,6 +37,13 @@ QC_INLINE words with_third_bit(words low, words high) {
     return vorrq_u32(low, vandq_u32(vshlq_n_u32(high, 2), vdupq_n_u32(4)));
 }
 QC_INLINE reals level(words x, unsigned bits) { return vcvtq_f32_u32(vandq_u32(x, vdupq_n_u32((1u << bits) - 1))); }
+QC_INLINE entries load_entries(const float *at) { return vld1q_u8_x4((const uint8_t *)at); }
+/* tbl picks bytes: code c becomes bytes 4 * c to 4 * c + 3. */
+QC_INLINE reals entry(entries table, words x, unsigned bits) {
+    const words codes = vandq_u32(x, vdupq_n_u32((1u << bits) - 1));
+    const words bytes = vmlaq_u32(vdupq_n_u32(0x03020100), codes, vdupq_n_u32(0x04040404));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes)));
+}
 QC_INLINE reals load_bytes(const uint8_t *at) { return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vld1_u8(at))))); }
 QC_INLINE reals all_reals(float x) { return vdupq_n_f32(x); }
 QC_INLINE reals load_reals(const float *at) { return vld1q_f32(at); }

@@ -22,7 +22,8 @@ from qcompiler.backends.reference import MEANINGS
 from qcompiler.backends.reference.bits import BIT_MEANINGS
 from qcompiler.data import sample_inputs
 from qcompiler.errors import UnsupportedError
-from qcompiler.ir.program import Program
+from qcompiler.ir import ops
+from qcompiler.ir.program import Node, Program
 from qcompiler.plan import Assignment
 from qcompiler.target import Guard, LayerAudit, Runner, Target
 
@@ -79,13 +80,13 @@ class CBackend:
             LayerAudit(
                 node.name,
                 program.origin(node).module,
-                str(node.kwargs.get("op", program.op(node))),
-                " x ".join(spec.format.name for spec in assigned.inputs.values()),
+                str(node.kwargs["op"]),
+                _requested(node),
                 str(node.args[0]),
                 ok=True,
             )
             for node in program.nodes
-            if isinstance(assigned := node.meta.get("assignment"), Assignment)
+            if node.target is ops.kernel
         ]
 
     def meanings(self) -> Mapping[str, Callable[..., object]]:
@@ -133,6 +134,14 @@ def _pieces(inputs: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -
     (count,) = counts
     cut = [value.split(shape[0]) for value, shape in zip(inputs, shapes, strict=True)]
     return [[parts[i] for parts in cut] for i in range(count)]
+
+
+def _requested(node: Node) -> str:
+    """The numbers that were asked for; a program that was read from a file only knows the kernel."""
+    assigned = node.meta.get("assignment")
+    if not isinstance(assigned, Assignment):
+        return str(node.args[0])
+    return " x ".join(spec.format.name for spec in assigned.inputs.values())
 
 
 def _recorded(module: Module, folder: Path, program: Program) -> Recorded | None:

@@ -30,14 +30,18 @@ def lower(program: Program, target: Target) -> Program:
 
 
 def style_of(settings: Settings) -> Style:
-    """Biases of static layers are added in int32; weight-only layers say their spec, and the block of activations."""
+    """Biases of static layers are added in int32; weight-only layers say their spec, and the block of activations.
+
+    Activations beside weights whose codes are places in a table stay floats: products of places mean nothing.
+    """
 
     def attributes(assigned: Assignment) -> dict[str, Argument]:
         if assigned.kernel not in _WEIGHT_ONLY:
             return {}
         spec = assigned.inputs["weight"]
         found: dict[str, Argument] = {"spec": spec}  # pyright: ignore[reportAssignmentType]
-        if assigned.kernel == "linear_weight_only" and settings.weight_only == "int8":
+        blocked = settings.weight_only == "int8" and spec.format.is_integer
+        if assigned.kernel == "linear_weight_only" and blocked:
             found["block"] = spec.block[1] if spec.block[1] > 1 else _WHOLE_ROW_BLOCK
         return found
 

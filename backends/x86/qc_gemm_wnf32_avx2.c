@@ -16,6 +16,9 @@
 typedef __m256i words;
 typedef __m256 reals;
 typedef const float *quad;
+typedef struct {
+    __m256 low, high;
+} entries;
 
 QC_INLINE words load_words(const uint32_t *at) { return _mm256_loadu_si256((const void *)at); }
 QC_INLINE words next(words x, unsigned bits) { return _mm256_srli_epi32(x, (int)bits); }
@@ -24,6 +27,14 @@ QC_INLINE words with_third_bit(words low, words high) {
 }
 QC_INLINE reals level(words x, unsigned bits) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32((1 << bits) - 1)));
+}
+QC_INLINE entries load_entries(const float *at) { return (entries){_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
+/* vpermps looks at three bits of each lane; the fourth, as a sign, chooses between both halves. */
+QC_INLINE reals entry(entries table, words x, unsigned bits) {
+    const reals low = _mm256_permutevar8x32_ps(table.low, x);
+    if (bits < 4) return low;
+    return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table.high, x),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
 }
 QC_INLINE reals load_bytes(const uint8_t *at) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)at)));

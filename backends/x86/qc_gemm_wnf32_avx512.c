@@ -17,6 +17,7 @@
 typedef __m512i words;
 typedef __m512 reals;
 typedef const float *quad;
+typedef __m512 entries;
 
 QC_INLINE words load_words(const uint32_t *at) { return _mm512_loadu_si512((const void *)at); }
 QC_INLINE words next(words x, unsigned bits) { return _mm512_srli_epi32(x, bits); }
@@ -31,6 +32,11 @@ QC_INLINE reals level(words x, unsigned bits) {
                                        QC_LEVEL(6), QC_LEVEL(7), QC_LEVEL(8), QC_LEVEL(9), QC_LEVEL(10), QC_LEVEL(11),
                                        QC_LEVEL(12), QC_LEVEL(13), QC_LEVEL(14), QC_LEVEL(15));
 #undef QC_LEVEL
+    return _mm512_permutexvar_ps(x, table);
+}
+QC_INLINE entries load_entries(const float *at) { return _mm512_loadu_ps(at); }
+QC_INLINE reals entry(entries table, words x, unsigned bits) {
+    (void)bits;
     return _mm512_permutexvar_ps(x, table);
 }
 QC_INLINE reals load_bytes(const uint8_t *at) {

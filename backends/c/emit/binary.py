@@ -22,11 +22,10 @@ from qcompiler.backends.c.binary_packing import (
 )
 from qcompiler.backends.c.emit.dense import Window, fill_border, rows_of, window_of
 from qcompiler.backends.c.emit.finish import epilogue, padded, quantized
-from qcompiler.backends.c.emit.nest import looped, moved, place
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Value, channels_last
+from qcompiler.backends.c.value import Value, channels_last, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.formats import BINARY
 from qcompiler.ir import ops
@@ -70,30 +69,31 @@ def _quantizer(generator: Generator, call: Call, codes: Node) -> Call:
 
 def _bit_image(generator: Generator, call: Call, codes: Node, border: int) -> Value:
     """Signs [B, C, ...] as bytes [B, 8 * ceil(C / 64), ...] in channels-last order, with zeros around them."""
-    known = generator.packed.get(codes)
-    if known is not None and known.border >= border:
-        return known
-    shape = generator.shape(codes)
-    order = channels_last(len(shape))
-    out = generator.new((shape[0], _row_bytes(shape[1]), *shape[2:]), "uint8_t", order, 0, border)
-    if border:
-        fill_border(generator, out, 0)
-    if known is not None:
-        generator.loop(out, known)
-    else:
+    if codes not in generator.packed:
         quantizer = _quantizer(generator, call, codes)
         image = _channels_last(generator, generator.operand(quantizer.node_at("x")))
-        axes = (0, *range(2, len(shape)), 1)
-        _pack(generator, image.permuted(axes), out.permuted(axes), _limit(generator, quantizer))
+        batch, channels, *space = image.shape
+        pixels = Value(image.buffer, "float", (batch * math.prod(space), channels), (channels, 1), image.offset)
+        bits = _pack(generator, pixels, _limit(generator, quantizer))
+        order = channels_last(len(image.shape))
+        shape = (batch, bits.shape[1], *space)
+        generator.packed[codes] = Value(bits.buffer, bits.element, shape, row_major(shape, order))
+    known = generator.packed[codes]
+    if known.border >= border:
+        return known
+    out = generator.new(known.shape, "uint8_t", channels_last(len(known.shape)), 0, border)
+    fill_border(generator, out, 0)
+    generator.loop(out, known)
     generator.packed[codes] = out
     return out
 
 
 def _channels_last(generator: Generator, operand: Operand) -> Value:
+    """An image whose pixels, channels innermost, follow each other without gaps."""
     order = channels_last(len(operand.shape))
     image = generator.settled(operand, order)
-    ready = image.strides[1] == 1 or image.shape[1] == 1
-    return image if ready and image.buffer.kind != "input" else generator.copied(image, order)
+    ready = image.permuted(order).dense and image.buffer.kind != "input"
+    return image if ready else generator.copied(image, order)
 
 
 def _bit_rows(generator: Generator, call: Call, codes: Node) -> Value:
@@ -101,9 +101,7 @@ def _bit_rows(generator: Generator, call: Call, codes: Node) -> Value:
     if codes not in generator.packed:
         quantizer = _quantizer(generator, call, codes)
         rows = rows_of(generator, generator.operand(quantizer.node_at("x")))
-        out = generator.new((rows.shape[0], _row_bytes(rows.shape[1])), "uint8_t")
-        _pack(generator, rows, out, _limit(generator, quantizer))
-        generator.packed[codes] = out
+        generator.packed[codes] = _pack(generator, rows, _limit(generator, quantizer))
     return generator.packed[codes]
 
 
@@ -111,35 +109,21 @@ def _row_bytes(count: int) -> int:
     return -(-count // (8 * WORD)) * WORD
 
 
-def _pack(generator: Generator, reals: Value, bits: Value, limit: float) -> None:
-    """Packs along the last axis; all rows at once where they lie at equal distances, else those of one image row."""
-    flat, target = (value.reshaped((math.prod(value.shape[:-1]), value.shape[-1])) for value in (reals, bits))
-    if flat is not None and target is not None:
-        _pack_rows(generator, flat, target, limit, ("0", "0"))
-        return
-    lead = reals.shape[:-2]
-    counters = [f"r{axis}" for axis in range(len(lead))]
-    first, second = (place(value, [*counters, "0", "0"]) for value in (reals, bits))
-    line, target = (
-        Value(value.buffer, value.element, value.shape[-2:], value.strides[-2:], value.offset)
-        for value in (reals, bits)
-    )
-    with looped(generator, list(zip(counters, lead, strict=True))):
-        _pack_rows(generator, line, target, limit, (first, second))
-
-
-def _pack_rows(generator: Generator, reals: Value, bits: Value, limit: float, steps: tuple[str, str]) -> None:
+def _pack(generator: Generator, reals: Value, limit: float) -> Value:
+    """Rows [M, K] of reals as bytes [M, 8 * ceil(K / 64)]: the bit 1 is what is less than `limit`."""
     rows, channels = reals.shape
+    out = generator.new((rows, _row_bytes(channels)), "uint8_t")
     fields: dict[str, str | int] = {
-        "reals": moved(generator, reals, steps[0]),
+        "reals": generator.pointer(reals),
         "stride": reals.strides[0],
         "channels": channels,
-        "out": moved(generator, bits, steps[1]),
-        "out_stride": bits.strides[0],
+        "out": generator.pointer(out),
+        "out_stride": out.strides[0],
     }
     if limit:
         fields["threshold"] = generator.pointer(generator.constant(np.full(channels, limit, np.float32), "float"))
     generator.call("pack_bits", fields, rows)
+    return out
 
 
 # -- products --------------------------------------------------------------------------------------------------------

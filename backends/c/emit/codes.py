@@ -17,7 +17,7 @@ from qcompiler.backends.c.emit.reduce import integer_sum
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.loops import Operand as Element
-from qcompiler.backends.c.number import float_text
+from qcompiler.backends.c.number import float_text, integer_text
 from qcompiler.backends.c.value import Buffer, Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand, operand_of
@@ -28,6 +28,8 @@ from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
 
+Parameter = str | Value | None
+"""A scale or zero point: a number when there is one, else a tensor that broadcasts; None when absent."""
 _LEAST_STEP = 2.0**-60
 """Of what `qc_in_steps` takes; its inverse is the largest."""
 
@@ -47,10 +49,13 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     source = generator.operand(call.node_at("x"))
     scale = _parameter(generator, call, "scale", source.shape)
     zero = _parameter(generator, call, "zero_point", source.shape)
+    known = _code(scale, zero, (spec.format.lowest, spec.format.highest), shift)
+    if known is not None:
+        return generator.fused(call.node, Computed(element, source.shape, known, (source,), shift))
     parts: list[Element] = [source]
     if scale is not None and not isinstance(scale, str):
         parts.append(scale)
-    steps = _steps(scale) if isinstance(scale, str) else "{0} / {1}"
+    scale_text = scale if isinstance(scale, str) else "{1}"
     if zero is None:
         zero_text = float_text(shift)
     elif isinstance(zero, str):
@@ -58,16 +63,21 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     else:
         zero_text = f"({{{len(parts)}}} + {float_text(shift)})"
         parts.append(zero)
-    text = f"qc_place({steps}, {zero_text}, {low}, {high})"
+    text = f"qc_place({{0}} / {scale_text}, {zero_text}, {low}, {high})"
     return generator.fused(call.node, Computed(element, source.shape, text, tuple(parts), shift))
 
 
-def _steps(scale: str) -> str:
-    """A real divided by a number, where nothing beyond the codes matters: without a division, to the same bits."""
+def _code(scale: Parameter, zero: Parameter, limits: tuple[float, float], shift: int) -> str | None:
+    """A quantizer without a division, to the same bits, where scale and zero point are numbers."""
+    if not isinstance(scale, str) or isinstance(zero, Value):
+        return None
     step = np.float32(scale.rstrip("f"))
     if not _LEAST_STEP < step < 1 / _LEAST_STEP:
-        return f"{{0}} / {scale}"
-    return f"qc_in_steps({{0}}, {scale}, {float_text(float(np.float32(1) / step))})"
+        return None
+    inverse = float_text(float(np.float32(1) / step))
+    zero_point = 0 if zero is None else int(float(zero.rstrip("f")))
+    numbers = (int(number) + shift for number in (zero_point, *limits))
+    return f"qc_code({{0}}, {scale}, {inverse}, {', '.join(map(integer_text, numbers))})"
 
 
 def _chosen(call: Call) -> Node | None:
@@ -134,8 +144,8 @@ def choose_qparams(generator: Generator, call: Call) -> Emitted:
     return [scale, zero]
 
 
-def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ...]) -> str | Value | None:
-    """A scale or zero point: a number when there is one, else a tensor that broadcasts; None when absent."""
+def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ...]) -> Parameter:
+    """The scale or zero point of a quantizer."""
     node = call.raw(name)
     if not isinstance(node, Node):
         return None

@@ -12,12 +12,15 @@ from qcompiler.backends.c.emit.finish import epilogue, quantized, zero_point
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text, integer_text
-from qcompiler.backends.c.packing import blocked
+from qcompiler.backends.c.packing import blocked, depthwise_taps
 from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand
 from qcompiler.backends.reference.arithmetic import MOST_TERMS
 from qcompiler.errors import UnsupportedError
+
+_SHARED_DEPTH = 4
+"""Taps that a level sums at once, for neighbouring windows to share columns: see qc_depthwise_i8.h."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +154,21 @@ def _packed(
     rows, columns = (1, *window.size)[-2:]
     row_step = image.strides[-2] * window.dilation[0] if len(window.size) > 1 else 0
     column_step = image.strides[-1] * window.dilation[-1]
-    order = np.moveaxis(codes, 1, -1).reshape(codes.shape[0], rows * columns, channels)
-    joined = name == "gemm_i8" and column_step == channels
-    if joined:
-        order = order.reshape(codes.shape[0], rows, columns * channels)
-        places = [row * row_step for row in range(rows)]
-    else:
-        places = [row * row_step + column * column_step for row in range(rows) for column in range(columns)]
-    offsets = generator.constant(np.array(places, dtype=np.int32), "int32_t")
+    layout = generator.layout(name)
+    places = [(row, column) for row in range(rows) for column in range(columns)]
     if name == "depthwise_i8":
+        order = codes.reshape(codes.shape[0], rows, columns)
+        if layout.depth == _SHARED_DEPTH:
+            order, places = depthwise_taps(order)
         order = order.reshape(codes.shape[0], -1)
-    packed = blocked(order.astype(np.int8), generator.layout(name))
+    else:
+        order = np.moveaxis(codes, 1, -1).reshape(codes.shape[0], rows * columns, channels)
+        if column_step == channels:
+            order = order.reshape(codes.shape[0], rows, columns * channels)
+            places = [(row, 0) for row in range(rows)]
+    steps = np.array([row * row_step + column * column_step for row, column in places], dtype=np.int32)
+    offsets = generator.constant(steps, "int32_t")
+    packed = blocked(order.astype(np.int8), layout)
     return generator.constant(packed, "int8_t"), offsets, order.shape[-1]
 
 

@@ -221,9 +221,7 @@ def pixel_unshuffle(generator: Generator, call: Call) -> Emitted:
     count = len(lead)
     shape = (*lead, channels, height // factor, factor, width // factor, factor)
     *outer, rows, columns = value.strides
-    cut = replace(
-        value, shape=shape, strides=(*outer, rows * factor, rows, columns * factor, columns), border=0
-    )
+    cut = replace(value, shape=shape, strides=(*outer, rows * factor, rows, columns * factor, columns), border=0)
     moved = cut.permuted((*range(count), count, count + 2, count + 4, count + 1, count + 3))
     merged = (*lead, channels * factor**2, height // factor, width // factor)
     return _merged(generator, moved, merged, None)

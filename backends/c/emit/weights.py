@@ -13,9 +13,14 @@ from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
 from qcompiler.backends.c.value import Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand
+from qcompiler.formats import Codebook
 from qcompiler.ir.program import Node
+from qcompiler.spec import QuantSpec
 
 _WIDTHS: tuple[Bits, ...] = (2, 3, 4, 8)
+_TABLE_BITS = 4
+_TABLE_ENTRIES = 1 << _TABLE_BITS
+"""A table is as long as this; one of fewer values starts again."""
 
 
 def linear(generator: Generator, call: Call) -> Emitted:
@@ -69,20 +74,25 @@ def _activation_fields(generator: Generator, source: Value, block: int, rows: in
 
 
 def _weight_fields(generator: Generator, call: Call, weight: Operand, name: str, taken: int) -> dict[str, str | int]:
-    """Packed codes, scales and zero points; codes that are signed are moved up by half of their range."""
+    """Packed codes, scales and zero points, or the table that codes are places in.
+
+    Codes that are signed integers are moved up by half of their range.
+    """
     spec = call.spec()
-    codes = generator.program.param(weight.codes).numpy().astype(np.int64)
-    outputs, depth = codes.shape
+    values = generator.program.param(weight.codes).numpy()
+    outputs, depth = values.shape
+    table = None if spec.format.is_integer else _table(spec, call)
     bits: Bits | None = next((width for width in _WIDTHS if width >= spec.bits), None)
-    if bits is None or not spec.format.is_integer or len(spec.levels) != 1:
+    if bits is None or len(spec.levels) != 1 or (table is not None and taken):
         raise call.unsupported(f"weights of {spec}")
     block = spec.block[1] if spec.block[1] > 0 else depth
     if taken and taken != block:
         block = _finer(call, taken, block)
-    moved = 1 << (bits - 1) if spec.format.signed else 0
+    moved = 1 << (bits - 1) if spec.format.signed and table is None else 0
+    codes = values.astype(np.int64) + moved if table is None else _places(values, table)
     scale = _by_output(generator.program.param(weight.scale).float().numpy(), outputs, depth, spec.block[1], block)
     layout = generator.layout(name)
-    packed = words((codes + moved).astype(np.uint8), bits, layout, block)
+    packed = words(codes.astype(np.uint8), bits, layout, block)
     element = "uint32_t" if packed.dtype == np.uint32 else "uint8_t"
     fields: dict[str, str | int] = {
         "weight": f"(const {element} *)({generator.pointer(generator.constant(packed.view(np.uint8), 'uint8_t'))})",
@@ -95,12 +105,27 @@ def _weight_fields(generator: Generator, call: Call, weight: Operand, name: str,
     }
     if name == "gemm_wna8":
         fields["block_depth"] = layout.depth
+    if table is not None:
+        return fields | {"table": generator.pointer(generator.constant(np.resize(table, _TABLE_ENTRIES), "float"))}
     zero = None if weight.zero_point is None else generator.program.param(weight.zero_point).float().numpy()
     if zero is None or len(np.unique(zero)) == 1:
         return fields | {"common_zero": moved + (0 if zero is None else int(zero.reshape(-1)[0]))}
     points = _by_output(zero, outputs, depth, spec.block[1], block) + moved
     stored = generator.constant(by_block(points.astype(np.uint8), layout.columns), "uint8_t")
     return fields | {"zero": generator.pointer(stored)}
+
+
+def _table(spec: QuantSpec, call: Call) -> np.ndarray:
+    """The value of every code of a format that is not integers, as float32."""
+    if spec.parts is not None or isinstance(spec.format, Codebook) or spec.format.storage_bits > _TABLE_BITS:
+        raise call.unsupported(f"weights of {spec}")
+    return np.array(spec.format.code_values(), np.float32)
+
+
+def _places(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The place of every value in a table, the first one where it stands twice."""
+    order = np.argsort(table, kind="stable")
+    return order[np.searchsorted(table[order], values)]
 
 
 def _finer(call: Call, taken: int, block: int) -> int:

@@ -8,7 +8,7 @@ static int32_t block_sum(const qc_gemm_wna8_args *args, const uint8_t *chunks, s
     for (size_t k = 0; k < count; ++k) {
         const size_t at = k % chunk, lane = column * depth + at % depth;
         const unsigned code =
-            qc_code(chunks + k / chunk * chunk_bytes, (unsigned)args->bits, 8, columns * depth, at / depth, lane);
+            qc_code_at(chunks + k / chunk * chunk_bytes, (unsigned)args->bits, 8, columns * depth, at / depth, lane);
         sum += input[k] * (int32_t)code;
     }
     return sum;

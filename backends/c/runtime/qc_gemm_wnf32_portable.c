@@ -14,9 +14,10 @@ void qc_gemm_wnf32_portable(const qc_gemm_wnf32_args *args, size_t begin, size_t
                 const size_t g = k / args->block, inside = k % args->block;
                 const size_t at = (n / width * d.blocks + g) * width + n % width;
                 const uint8_t *chunk = panel + (g * d.full + inside / d.chunk) * d.bytes;
-                const int32_t code = (int32_t)qc_code(chunk, bits, 32, width, inside % d.chunk, n % width);
+                const int32_t code = (int32_t)qc_code_at(chunk, bits, 32, width, inside % d.chunk, n % width);
                 const int32_t zero = args->zero ? args->zero[at] : args->common_zero;
-                acc = fmaf(input[k], (float)(code - zero) * args->scale[at], acc);
+                const float level = args->table ? args->table[code] : (float)(code - zero);
+                acc = fmaf(input[k], level * args->scale[at], acc);
             }
             args->out[m * args->out_stride + n] = acc;
         }

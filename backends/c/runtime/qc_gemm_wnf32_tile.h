@@ -7,6 +7,8 @@
  *   QC_PANELS              panels beside each other for a single row
  *   words, reals           vector types
  *   level(words, bits)     the lowest field of each word as float
+ *   entries                the values of a table, load_entries, and entry(entries, words, bits), its value for the
+ *                          lowest field of each word
  *   next(words, bits)      the fields moved down by one
  *   quad                   four inputs of a row, and add_product(acc, weight, quad, lane)
  *   and the small operations on vectors that are used below.
@@ -18,6 +20,8 @@
 
 #define QC_VECTORS (QC_COLUMNS / QC_LANES)
 #define QC_WIDE (QC_COLUMNS * QC_MANY_PANELS)
+#define QC_TABLED 16 /* added to bits: codes are places in a table */
+#define QC_FIELD(bits) ((bits) % QC_TABLED)
 
 /* One block of one vector of outputs. */
 typedef struct {
@@ -31,43 +35,70 @@ QC_INLINE grid grid_of(const qc_gemm_wnf32_args *args, size_t blocks, size_t pan
     return found;
 }
 
-QC_INLINE reals placed(words codes, unsigned bits, grid on) {
+QC_INLINE entries entries_of(const float *table, unsigned bits) {
+    entries none = {0};
+    return bits > QC_TABLED ? load_entries(table) : none;
+}
+
+QC_INLINE reals placed(words codes, unsigned bits, grid on, entries table) {
+    if (bits > QC_TABLED) return times(entry(table, codes, QC_FIELD(bits)), on.scale);
     return times(minus(level(codes, bits), on.zero), on.scale);
 }
 
 /* The words of one chunk of one vector of outputs. */
 QC_INLINE void load_chunk(const uint32_t *chunk, unsigned bits, words *left) {
-    const int vectors = bits == 3 ? 3 : (int)bits / 2;
+    const int vectors = QC_FIELD(bits) == 3 ? 3 : (int)QC_FIELD(bits) / 2;
     QC_UNROLL for (int i = 0; i < vectors; ++i) left[i] = load_words(chunk + i * QC_COLUMNS);
 }
 
 /* The weights of input k of a chunk, k = 0, 1, ... in turn: fields that were used are shifted out of their words. */
-QC_INLINE reals take_weight(words *left, unsigned bits, int k, grid on) {
-    const int each = bits == 3 ? 10 : 32 / (int)bits;
-    if (bits == 3 && k == 30) return placed(with_third_bit(left[0], left[2]), bits, on);
-    if (bits == 3 && k == 31) return placed(with_third_bit(left[1], next(left[2], 1)), bits, on);
+QC_INLINE reals take_weight(words *left, unsigned bits, int k, grid on, entries table) {
+    const unsigned field = QC_FIELD(bits);
+    const int each = field == 3 ? 10 : 32 / (int)field;
+    if (field == 3 && k == 30) return placed(with_third_bit(left[0], left[2]), bits, on, table);
+    if (field == 3 && k == 31) return placed(with_third_bit(left[1], next(left[2], 1)), bits, on, table);
     const words codes = left[k / each];
-    left[k / each] = next(codes, bits);
-    return placed(codes, bits, on);
+    left[k / each] = next(codes, field);
+    return placed(codes, bits, on, table);
 }
 
 /* Weights of one chunk of one vector of outputs to memory, a row of `step` floats for each input. */
-QC_INLINE void decode(const uint32_t *chunk, unsigned bits, grid on, float *to, size_t step) {
-    const int inputs = bits == 3 ? 32 : 16;
+QC_INLINE void decode(const uint32_t *chunk, unsigned bits, grid on, const float *table, float *to, size_t step) {
+    const int inputs = QC_FIELD(bits) == 3 ? 32 : 16;
+    const entries of = entries_of(table, bits);
     words left[4];
     load_chunk(chunk, bits, left);
-    QC_UNROLL for (int k = 0; k < inputs; ++k) store_reals(to + (size_t)k * step, take_weight(left, bits, k, on));
+    QC_UNROLL for (int k = 0; k < inputs; ++k) store_reals(to + (size_t)k * step, take_weight(left, bits, k, on, of));
 }
 
-static void decode_bits(const uint32_t *chunk, unsigned bits, grid on, float *to, size_t step) {
-    if (bits == 2)
-        decode(chunk, 2, on, to, step);
-    else if (bits == 3)
-        decode(chunk, 3, on, to, step);
-    else if (bits == 4)
-        decode(chunk, 4, on, to, step);
-    else
-        decode(chunk, 8, on, to, step);
+/* Calls DO(bits) with constant bits. */
+#define QC_FOR_BITS(bits, DO)    \
+    switch (bits) {              \
+    case 2:                      \
+        DO(2);                   \
+        break;                   \
+    case 3:                      \
+        DO(3);                   \
+        break;                   \
+    case 4:                      \
+        DO(4);                   \
+        break;                   \
+    case QC_TABLED + 2:          \
+        DO(QC_TABLED + 2);       \
+        break;                   \
+    case QC_TABLED + 3:          \
+        DO(QC_TABLED + 3);       \
+        break;                   \
+    case QC_TABLED + 4:          \
+        DO(QC_TABLED + 4);       \
+        break;                   \
+    default:                     \
+        DO(8);                   \
+    }
+
+static void decode_bits(const uint32_t *chunk, unsigned bits, grid on, const float *table, float *to, size_t step) {
+#define QC_DECODE(constant) decode(chunk, constant, on, table, to, step)
+    QC_FOR_BITS(bits, QC_DECODE)
 }
 
 /* The last inputs of a block, which are less than a chunk, for a single row. */
@@ -77,7 +108,7 @@ static void add_tail(const qc_gemm_wnf32_args *args, const uint32_t *weight, siz
         const size_t p = (size_t)(i / QC_VECTORS);
         float weights[32 * QC_LANES];
         decode_bits(weight + p * panel_words + i % QC_VECTORS * QC_LANES, bits,
-                    grid_of(args, blocks, panel + p, g, i % QC_VECTORS), weights, QC_LANES);
+                    grid_of(args, blocks, panel + p, g, i % QC_VECTORS), args->table, weights, QC_LANES);
         reals acc = load_reals(sums + i * QC_LANES);
         for (int k = 0; k < count; ++k) acc = fused(all_reals(input[k]), load_reals(weights + k * QC_LANES), acc);
         store_reals(sums + i * QC_LANES, acc);
@@ -89,8 +120,9 @@ QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size
                       unsigned bits) {
     const size_t panel_words = qc_panel_bytes(d) / 4, wide = (size_t)panels * QC_COLUMNS, first = panel * QC_COLUMNS;
     const size_t count = args->columns - first < wide ? args->columns - first : wide;
-    const int vectors = panels * QC_VECTORS, inputs = bits == 3 ? 32 : 16;
+    const int vectors = panels * QC_VECTORS, inputs = QC_FIELD(bits) == 3 ? 32 : 16;
     const uint32_t *weight = args->weight + panel * panel_words;
+    const entries table = entries_of(args->table, bits);
     float edge[QC_PANELS * QC_COLUMNS] = {0};
     reals acc[QC_PANELS * QC_VECTORS];
     if (args->bias) memcpy(edge, args->bias + first, count * sizeof(float));
@@ -118,7 +150,7 @@ QC_INLINE void single(const qc_gemm_wnf32_args *args, const qc_division *d, size
             QC_UNROLL for (int j = 0; j < inputs; ++j) {
                 const reals x = all_reals(input[j]);
                 QC_UNROLL for (int i = 0; i < vectors; ++i)
-                    acc[i] = fused(x, take_weight(left[i], bits, j, on[i]), acc[i]);
+                    acc[i] = fused(x, take_weight(left[i], bits, j, on[i], table), acc[i]);
             }
         }
     }
@@ -217,7 +249,7 @@ static void strip(const qc_gemm_wnf32_args *args, const qc_division *d, size_t p
         for (int i = 0; i < panels * QC_VECTORS; ++i) {
             const int p = i / QC_VECTORS, v = i % QC_VECTORS;
             decode_bits(weight + (size_t)p * panel_words + v * QC_LANES, bits,
-                        grid_of(args, d->blocks, panel + (size_t)p, g, v),
+                        grid_of(args, d->blocks, panel + (size_t)p, g, v), args->table,
                         decoded + filled * QC_WIDE + i * QC_LANES, QC_WIDE);
         }
         k += now, filled += now, weight += d->bytes / 4;
@@ -236,19 +268,14 @@ QC_INLINE void single_row(const qc_gemm_wnf32_args *args, const qc_division *d, 
 }
 
 void QC_KERNEL(const qc_gemm_wnf32_args *args, size_t begin, size_t end) {
-    const unsigned bits = (unsigned)args->bits;
-    const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, 1);
+    const unsigned bits = (unsigned)args->bits + (args->table ? QC_TABLED : 0);
+    const qc_division d = qc_divide(args->depth, args->block, (unsigned)args->bits, QC_COLUMNS, 1);
     if (args->rows > 1) {
         for (size_t panel = begin; panel < end; panel += QC_MANY_PANELS)
             strip(args, &d, panel, end - panel < QC_MANY_PANELS ? (int)(end - panel) : QC_MANY_PANELS, bits);
-    } else if (bits == 2) {
-        single_row(args, &d, begin, end, 2);
-    } else if (bits == 3) {
-        single_row(args, &d, begin, end, 3);
-    } else if (bits == 4) {
-        single_row(args, &d, begin, end, 4);
     } else {
-        single_row(args, &d, begin, end, 8);
+#define QC_SINGLE_ROW(constant) single_row(args, &d, begin, end, constant)
+        QC_FOR_BITS(bits, QC_SINGLE_ROW)
     }
 }
 
