@@ -45,9 +45,7 @@ REDUCED: Mapping[str, Callable[[int], Case]] = {
     "resnet20": lambda samples: _counted(cifar("resnet20_cifar10_jpeg", 20, images=samples), samples, "images"),
     "resnet56": lambda samples: _counted(cifar("resnet56_cifar10", 56, images=samples), samples, "images"),
     "code_lm": lambda samples: _counted(code_lm(tokens=10 * samples), 10 * samples, "tokens"),
-    "stories": lambda samples: _counted(
-        stories(stories_used=min(40, samples // 25)), min(40, samples // 25), "stories"
-    ),
+    "stories": lambda samples: _stories(min(40, samples // 25)),
 }
 """Models whose metric has a number of samples; the metrics of others look at all there are."""
 FREE: Mapping[str, Mapping[int, str]] = {
@@ -86,6 +84,10 @@ class Subject:
     metric: Callable[[Calls], float]
     unit: str
     higher: bool
+
+
+def _stories(count: int) -> Case:
+    return _counted(stories(stories_used=count), count, "stories")
 
 
 def _counted(case: Case, count: int, what: str) -> Case:
@@ -175,7 +177,8 @@ def export(model: Subject, folder: Path) -> None:
         path.write_bytes(model.source.read_bytes())
     numbered = enumerate(feeds_of(model))
     arrays = {f"{number:04}/{name}": value for number, feed in numbered for name, value in feed.items()}
-    np.savez(folder / f"{model.name}_calibration.npz", kind=np.array(model.kind), **arrays)
+    arrays["kind"] = np.array(model.kind)
+    np.savez(folder / f"{model.name}_calibration.npz", allow_pickle=False, **arrays)
 
 
 def candidates(model: Subject, folder: Path, others: Path | None) -> Iterator[Candidate]:

@@ -173,8 +173,6 @@ class Choice:
 
 
 Guard = Callable[[Program, Node], str]
-
-
 Runner = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 
@@ -338,12 +336,11 @@ class Target:
         if not candidates:
             return Refusal(f"{self.name} has no low-bit kernel for {op}", node.name)
         reasons: list[str] = []
-        for depth, kernel in enumerate(candidates):
+        for kernel in candidates:
             choice = self._try(program, node, scheme, kernel)
             if isinstance(choice, Choice):
                 return choice
             reasons.append(f"{kernel.name}: {choice}")
-            del depth
         return Refusal("; ".join(reasons), node.name, len(reasons))
 
     def _try(self, program: Program, node: Node, scheme: Scheme, kernel: Kernel) -> Choice | str:
@@ -365,8 +362,7 @@ class Target:
         if scheme.activation is None and _activation_slots(kernel):
             return "quantizes activations"
         problems = (self.backend.guards[name](program, node) for name in kernel.guards)
-        problem = next(filter(None, problems), "")
-        if problem:
+        if problem := next(filter(None, problems), ""):
             return problem
         result = kernel.result.resolve(scheme) if kernel.result.need != "float" else None
         if result is None and kernel.result.need == "must":

@@ -112,7 +112,13 @@ def test_levels_give_the_same_bits(name: str, isa: Isa, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "target", "least"),
-    [("w4a16g32", "host", 15.0), ("w4a16g32", "host{weight_only=int8}", 15.0), ("w8a8", "cortex-m", 25.0)],
+    [
+        ("w4a16g32", "host", 15.0),
+        ("w4a16g32", "host{weight_only=int8}", 15.0),
+        ("nf4", "host{weight_only=int8}", 25.0),
+        ("ternary", "host", 10.0),
+        ("w8a8", "cortex-m", 25.0),
+    ],
 )
 def test_runs_near_its_simulation(recipe: str, target: str, least: float) -> None:
     artifact = compiled("tokens", recipe, target)

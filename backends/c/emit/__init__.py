@@ -14,6 +14,7 @@ from qcompiler.backends.c.emit import (
     online,
     pool,
     products,
+    quantizers,
     recurrent,
     reduce,
     resample,
@@ -43,7 +44,7 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     einsum.EMITTERS,
     recurrent.EMITTERS,
     sampler.EMITTERS,
-    codes.EMITTERS,
+    quantizers.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}
 KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, binary.KERNELS, codes.KERNELS, weights.KERNELS)

@@ -58,7 +58,8 @@ QC_INLINE unsigned qc_field(const uint8_t *word_bytes, size_t bit, unsigned bits
 }
 
 /* One code: of `lane` in `run` of a chunk. */
-QC_INLINE unsigned qc_code_at(const uint8_t *chunk, unsigned bits, unsigned word, size_t lanes, size_t run, size_t lane) {
+QC_INLINE unsigned qc_code_at(const uint8_t *chunk, unsigned bits, unsigned word, size_t lanes, size_t run,
+                              size_t lane) {
     const size_t bytes = word / 8, vector = lanes * bytes;
     const uint8_t *first = chunk + lane * bytes;
     if (bits != 3) return qc_field(first + run / (word / bits) * vector, run % (word / bits) * bits, bits);
