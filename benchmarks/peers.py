@@ -5,20 +5,18 @@
 
 Peers: `quantize_static` of ONNX Runtime (Q/DQ, per channel, u8 activations, s8 weights, preprocessed; ranges by the
 extremes and by percentiles) and NNCF, when it imports here or its files `nncf_MODEL.onnx` lie in the folder. All start
-from the same float file or module and get the same calibration inputs. Times are CPU time of the calling thread, files
-in turns, one sample; a ratio is the median over rounds of float time to file time within the round.
+from the same float file or module with the same calibration inputs, the peers one sample at a time. Times are CPU time
+of the calling thread, files in turns, one sample; a ratio is the median over rounds of float time to file time.
 
 The best peer is the one with the best metric (then SQNR) among those at least as fast as float, within 2 %; if none is,
 the one with the best metric of all. `fast`: at least as fast as that peer, within 2 %. `metric`, `SQNR`: at least as
-accurate as that peer by it; the metric counts what was measured, without allowance for chance. `bar` is `fast` with
-`metric`.
+accurate as that peer by it, without allowance for chance. `bar` is `fast` with `metric`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import onnx
+import onnx.version_converter
 import onnxruntime
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph
@@ -49,13 +49,13 @@ REDUCED: Mapping[str, Callable[[int], Case]] = {
 }
 """Models whose metric has a number of samples; the metrics of others look at all there are."""
 FREE: Mapping[str, Mapping[int, str]] = {
-    "cnn": {0: "batch"},
-    "vit": {0: "batch"},
-    "diffusion": {0: "batch"},
     "sr": {0: "batch", 2: "height", 3: "width"},
     "lm": {0: "batch", 1: "length"},
 }
+"""Free axes of the inputs, by kind of model; of the others the batch alone."""
 FAST = 0.98
+OPSET = 18
+"""`quantize_static` writes scales per channel from opset 13 on only, NNCF cannot read opset 21."""
 Calls = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 
@@ -67,7 +67,7 @@ class Subject:
         name: short.
         kind: as in `Case`, or `onnx`.
         model: what `qcompiler.compile` takes.
-        source: the float file, opset 18 or as it came.
+        source: the float file.
         calibration: flat inputs.
         samples: flat inputs that calibration has not seen; the first one, cut to one sample, is timed.
         metric: of a file that is called with flat inputs.
@@ -97,7 +97,7 @@ def _counted(case: Case, count: int, what: str) -> Case:
 def subject(name: str, samples: int, folder: Path, calibration: int) -> Subject:
     """The model of that name, its float file written into the folder."""
     if name in ONNX_CASES:
-        return onnx_subject(name, samples, calibration)
+        return onnx_subject(name, samples, folder, calibration)
     case = REDUCED[name](samples) if name in REDUCED else CASES[name]()
     source = folder / f"{name}_float.onnx"
     inputs = case.calibration[0]
@@ -107,9 +107,9 @@ def subject(name: str, samples: int, folder: Path, calibration: int) -> Subject:
         str(source),
         dynamo=True,
         external_data=False,
-        opset_version=18,
+        opset_version=OPSET,
         input_names=[f"x{index}" for index in range(len(inputs))],
-        dynamic_shapes=tuple(dict(FREE[case.kind]) for _ in inputs),
+        dynamic_shapes=tuple(dict(FREE.get(case.kind, {0: "batch"})) for _ in inputs),
         verbose=False,
     )
     used = list(_first(case.calibration, calibration))
@@ -118,24 +118,30 @@ def subject(name: str, samples: int, folder: Path, calibration: int) -> Subject:
     def metric(call: Calls) -> float:
         return case.metric(lambda *values: call([tensor(value) for value in values])[0])
 
-    model, better = case.module, case.higher_is_better
-    return Subject(name, case.kind, model, source, used, held_out, metric, case.unit, better)
+    higher = case.higher_is_better
+    return Subject(name, case.kind, case.module, source, used, held_out, metric, case.unit, higher)
 
 
-def onnx_subject(name: str, samples: int, calibration: int) -> Subject:
-    """A model that came as ONNX; its metric is how many decisions are those of the float file."""
-    case = ONNX_CASES[name]()
+def onnx_subject(name: str, samples: int, folder: Path, calibration: int) -> Subject:
+    """A model that came as ONNX, constants no inputs; its metric is how many decisions are those of the float file."""
+    case, source = ONNX_CASES[name](), folder / f"{name}_float.onnx"
+    file = onnx.load(str(case.path))
+    constants = {each.name for each in file.graph.initializer}
+    inputs = [value for value in file.graph.input if value.name not in constants]
+    del file.graph.input[:]
+    file.graph.input.extend(inputs)
+    old = file.opset_import[0].version < OPSET
+    onnx.save(onnx.version_converter.convert_version(file, OPSET) if old else file, str(source))
     held_out = case.samples[: min(samples, 64)]
-    reference = caller(session_of(case.path))
+    reference = caller(session_of(source))
     wanted = [case.decisions(reference(sample)) for sample in held_out]
 
     def metric(call: Calls) -> float:
         equal = [case.decisions(call(sample)) == each for sample, each in zip(held_out, wanted, strict=True)]
         return 100 * float(torch.cat([each.flatten() for each in equal]).float().mean())
 
-    used = case.calibration[:calibration]
     unit = f"equal decisions %, {len(held_out)} inputs"
-    return Subject(name, "onnx", case.path, case.path, used, held_out, metric, unit, higher=True)
+    return Subject(name, "onnx", case.path, source, case.calibration[:calibration], held_out, metric, unit, True)
 
 
 def _first(batches: Sequence[Inputs], samples: int) -> Iterator[Inputs]:
@@ -165,49 +171,51 @@ def caller(session: onnxruntime.InferenceSession) -> Calls:
 
 
 def feeds_of(model: Subject) -> list[dict[str, np.ndarray]]:
-    """Calibration inputs by the names of the float file."""
+    """Calibration inputs by the names of the float file; one sample each, as some calibrators want equal shapes."""
     session = session_of(model.source)
-    return [feed_of(session, sample) for sample in model.calibration]
+    if model.kind == "onnx":
+        return [feed_of(session, batch) for batch in model.calibration]
+    split = (zip(*(value.split(1) for value in batch), strict=True) for batch in model.calibration)
+    return [feed_of(session, sample) for samples in split for sample in samples]
 
 
 def export(model: Subject, folder: Path) -> None:
     """Writes what `benchmarks.peer_nncf` reads."""
-    path = folder / f"{model.name}_float.onnx"
-    if path != model.source:
-        path.write_bytes(model.source.read_bytes())
     numbered = enumerate(feeds_of(model))
     arrays = {f"{number:04}/{name}": value for number, feed in numbered for name, value in feed.items()}
     arrays["kind"] = np.array(model.kind)
     np.savez(folder / f"{model.name}_calibration.npz", allow_pickle=False, **arrays)
 
 
-def candidates(model: Subject, folder: Path, others: Path | None) -> Iterator[Candidate]:
-    """Float, peers, ours; a peer that fails is named and left out."""
-    yield Candidate("onnxruntime", "float", model.source, "")
+def peer_files(model: Subject, folder: Path, others: Path | None) -> Iterator[tuple[str, str, Path]]:
+    """Who wrote which file how; a quantizer that fails is named and left out."""
     for scheme in ("minmax", "percentile"):
         path = folder / f"{model.name}_{scheme}.onnx"
         try:
             quantize_with_runtime(model.source, feeds_of(model), path, scheme == "percentile")
-            yield Candidate("quantize_static", scheme, path, kernel_share(path))
-        except (Fail, InvalidArgument, InvalidGraph, ValueError, KeyError, RuntimeError) as error:
-            print(f"{model.name}: quantize_static {scheme} fails: {_line(error)}", flush=True)
+            yield "quantize_static", scheme, path
+        except (ValueError, KeyError, RuntimeError) as error:
+            print(f"{model.name}: quantize_static {scheme} fails: {type(error).__name__} {error}", flush=True)
     path = (others or folder) / f"nncf_{model.name}.onnx"
     if not path.is_file() and importlib.util.find_spec("nncf") is not None:
         export(model, folder)
-        peer_nncf.quantize(folder / f"{model.name}_float.onnx", folder / f"{model.name}_calibration.npz", path)
+        peer_nncf.quantize(model.source, folder / f"{model.name}_calibration.npz", path)
     if path.is_file():
+        yield "nncf", "mixed", path
+
+
+def candidates(model: Subject, folder: Path, others: Path | None) -> Iterator[Candidate]:
+    """Float, peers, ours; a file that does not load is named and left out."""
+    yield Candidate("onnxruntime", "float", model.source, "")
+    for by, scheme, path in peer_files(model, folder, others):
         try:
-            yield Candidate("nncf", "mixed", path, kernel_share(path))
+            yield Candidate(by, scheme, path, kernel_share(path))
         except (Fail, InvalidArgument, InvalidGraph) as error:
-            print(f"{model.name}: the file of nncf does not load: {_line(error)}", flush=True)
+            print(f"{model.name}: {by} {scheme} does not load: {str(error)[:160]}", flush=True)
     for recipe in RECIPES:
         used, output = list(model.calibration), folder / f"{model.name}_{recipe}"
         artifact = qcompiler.compile(model.model, "onnxruntime", calibration=used, recipe=recipe, output=output)
         yield Candidate(OURS, recipe, artifact.onnx, kernel_share(artifact.onnx))
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
 
 
 def measure(model: Subject, rounds: int, folder: Path, others: Path | None) -> list[Row]:
@@ -281,7 +289,6 @@ def main() -> None:
     options = parser.parse_args()
     shared_folder()
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
     everything: list[Row] = []
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as temporary:

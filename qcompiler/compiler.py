@@ -16,6 +16,7 @@ import torch
 
 from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
 from qcompiler.budget import Budget
+from qcompiler.builds import Builds
 from qcompiler.errors import AuditError, InputError, PassError
 from qcompiler.explain.sources import explain_artifact, keep_sources
 from qcompiler.frontier import Frontier
@@ -43,7 +44,7 @@ from qcompiler.properties import properties
 from qcompiler.report import Report
 from qcompiler.simulate import FloatMeanings, Meanings, Simulation, simulation
 from qcompiler.summary import parameter_bytes, simulated_line, summarize
-from qcompiler.target import Annotates, Backend, Builds, Foresees, Runner, Target
+from qcompiler.target import Annotates, Backend, Foresees, Runner, Target
 from qcompiler.tracer import Dynamic
 
 

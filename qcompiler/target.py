@@ -238,19 +238,6 @@ class Foresees(Protocol):
 
 
 @runtime_checkable
-class Builds(Protocol):
-    """A backend whose files are sources: built before they run, and perhaps for another machine."""
-
-    def shipped(self, files: Sequence[str]) -> Sequence[str]:
-        """Of the emitted files, those whose size is the size of the model on the device."""
-        ...
-
-    def obstacle(self, folder: Path) -> str:
-        """Why the emitted files cannot run on this machine, and what to install; empty where they can."""
-        ...
-
-
-@runtime_checkable
 class Annotates(Protocol):
     """A backend whose files can say what made them."""
 

@@ -1,8 +1,8 @@
 """The code blocks of the documentation: found, run, compared with what the page shows, and written anew.
 
 `python` runs; `console` runs its `$` lines; a `text` block right behind a `python` block is what that printed; `qir` is
-parsed and verified; a block with a `title`, of any language, is written to the file of that name; `sh` holds commands of the reader's own
-shell, which must name things that exist.
+parsed and verified; a block with a `title`, of any language, is written to the file of that name; `sh` holds commands
+of the reader's own shell, which must name things that exist.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ from qcompiler.backends.c.number import float_text
 from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
 
+_PLANE = 2
+"""Spatial axes that kernels of pools have."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -45,10 +48,42 @@ def _max_pool(generator: Generator, call: Call, shape: tuple[int, ...]) -> Value
     stride = _spread(call.integers("stride"), rank) if call.raw("stride") else size
     pool = Pool(size, stride, _spread(call.integers("padding"), rank), _spread(call.integers("dilation"), rank))
     out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
+    if source.element == "qc_act" and source.buffer.kind == "arena" and source.strides[1] == 1 and rank <= _PLANE:
+        _largest_codes(generator, source, out, pool)
+        return out
     best = f"{source.element} best = 0; int any = 0;"
     fold = "{ best = !any || x > best || x != x ? x : best; any = 1; }"
     _windows(generator, source, out, pool, best, fold, "best")
     return out
+
+
+def _largest_codes(generator: Generator, source: Value, out: Value, pool: Pool) -> None:
+    """The largest code of every window of an image whose channels lie side by side."""
+    low, high = ("-128.0f", "127.0f") if generator.signed else ("0.0f", "255.0f")
+    fields: dict[str, str | int] = {
+        "input": generator.pointer(source),
+        "window.extent": _plane(source.shape[2:], 1),
+        "window.out_extent": _plane(out.shape[2:], 1),
+        "window.size": _plane(pool.size, 1),
+        "window.stride": _plane(pool.stride, 1),
+        "window.dilation": _plane(pool.dilation, 1),
+        "window.padding": _plane(pool.padding, 0),
+        "window.image_step": source.strides[0],
+        "window.line_step": source.strides[-2] if len(source.shape) > _PLANE + 1 else 0,
+        "window.pixel_step": source.strides[-1],
+        "channels": source.shape[1],
+        "kind": "QC_POOL_MAX",
+        "low": low,
+        "high": high,
+        "out": generator.pointer(out),
+        "out_stride": out.strides[-1],
+    }
+    generator.call("pool_i8", fields, out.shape[0] * math.prod(out.shape[2:]))
+
+
+def _plane(numbers: Sequence[int], missing: int) -> str:
+    """A number for lines and one for pixels; images of one axis have one line."""
+    return "{" + ", ".join(map(str, [*[missing] * (_PLANE - len(numbers)), *numbers])) + "}"
 
 
 def average_pool(generator: Generator, call: Call) -> Emitted:

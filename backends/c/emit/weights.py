@@ -13,7 +13,7 @@ from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
 from qcompiler.backends.c.value import Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand
-from qcompiler.formats import Codebook
+from qcompiler.formats.base import GridFormat
 from qcompiler.ir.program import Node
 from qcompiler.spec import QuantSpec
 
@@ -117,9 +117,10 @@ def _weight_fields(generator: Generator, call: Call, weight: Operand, name: str,
 
 def _table(spec: QuantSpec, call: Call) -> np.ndarray:
     """The value of every code of a format that is not integers, as float32."""
-    if spec.parts is not None or isinstance(spec.format, Codebook) or spec.format.storage_bits > _TABLE_BITS:
+    number = spec.format
+    if spec.parts is not None or not isinstance(number, GridFormat) or number.storage_bits > _TABLE_BITS:
         raise call.unsupported(f"weights of {spec}")
-    return np.array(spec.format.code_values(), np.float32)
+    return np.array(number.code_values(), np.float32)
 
 
 def _places(values: np.ndarray, table: np.ndarray) -> np.ndarray:
