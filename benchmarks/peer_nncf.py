@@ -15,13 +15,14 @@ import onnx
 TRANSFORMERS = ("vit", "lm", "diffusion")
 
 
-def quantize(source: Path, archive: Path, path: Path) -> None:
+def quantize(source: Path, archive: Path, path: Path, smooth: bool = True) -> None:
     """Writes the 8-bit file of one model: mixed preset, smoothing of transformers, fast bias correction.
 
     Args:
         source: the float file, opset 18.
         archive: `.npz` of calibration inputs, `NUMBER/INPUT`, and of the `kind` of model.
         path: of the new file.
+        smooth: whether transformers are smoothed; some graphs stop it.
     """
     import nncf  # pyright: ignore[reportMissingImports]
 
@@ -32,13 +33,14 @@ def quantize(source: Path, archive: Path, path: Path) -> None:
             number, slash, name = key.partition("/")
             if slash:
                 feeds.setdefault(number, {})[name] = arrays[key]
-    transformer = nncf.ModelType.TRANSFORMER if kind in TRANSFORMERS else None
+    without = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     made = nncf.quantize(
         onnx.load(str(source)),
         nncf.Dataset(list(feeds.values())),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(feeds),
-        model_type=transformer,
+        model_type=nncf.ModelType.TRANSFORMER if kind in TRANSFORMERS else None,
+        advanced_parameters=None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alphas=without),
     )
     onnx.save(made, str(path))
 
@@ -49,9 +51,12 @@ def main() -> None:
     for archive in sorted(folder.glob("*_calibration.npz")):
         model = archive.stem.removesuffix("_calibration")
         path = folder / f"nncf_{model}.onnx"
-        if not path.is_file():
-            quantize(folder / f"{model}_float.onnx", archive, path)
-            print(path, flush=True)
+        for smooth in (True, False):
+            if not path.is_file():
+                try:
+                    quantize(folder / f"{model}_float.onnx", archive, path, smooth)
+                except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                    print(f"{model}, smoothing {smooth}: {type(error).__name__} {error}", flush=True)
 
 
 if __name__ == "__main__":

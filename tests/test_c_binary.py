@@ -308,9 +308,12 @@ def test_thresholds_are_where_an_affine_map_turns_negative(seed: int) -> None:
     bias = (random.standard_normal(9) * 10.0 ** random.integers(-3, 4)).astype(np.float32)
     factor[:2] = 0
     bias[2] = -17 * factor[2]
-    threshold, flip = sign_thresholds(factor, bias, terms)
+    factor[3], bias[3] = 1e-45, 0
+    limit = np.float32(random.choice([0.0, -1.0, 0.5, -3e-45]))
+    threshold, flip = sign_thresholds(factor, bias, terms, float(limit))
     sums = np.arange(-terms, terms + 1, dtype=np.int32)[:, None]
-    np.testing.assert_array_equal((sums < threshold) ^ flip.astype(bool), sums.astype(np.float32) * factor + bias < 0)
+    less = sums.astype(np.float32) * factor + bias < limit
+    np.testing.assert_array_equal((sums < threshold) ^ flip.astype(bool), less)
 
 
 @given(shape=shapes(), planes=st.integers(1, 4), layout=st.sampled_from(sorted({*KERNEL.layouts.values()}, key=str)))

@@ -53,6 +53,7 @@ class Floats(ctypes.Structure):
         ("input_stride", ctypes.c_size_t),
         *((name, ctypes.c_void_p) for name in ("weight", "scale", "zero")),
         ("common_zero", ctypes.c_int32),
+        ("table", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         *((name, ctypes.c_size_t) for name in ("rows", "columns", "depth", "block", "bits", "block_columns")),
         ("out", ctypes.c_void_p),

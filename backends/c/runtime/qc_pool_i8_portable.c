@@ -16,7 +16,7 @@
 static void qc_most(const qc_pool_i8_args *args, const qc_view *view, size_t c, size_t count, qc_act *out) {
     const qc_act low = (qc_act)args->low, high = (qc_act)args->high;
     qc_act most[QC_RUN];
-    for (size_t i = 0; i < QC_RUN; ++i) most[i] = low;
+    memset(most, (uint8_t)low, sizeof most);
     QC_EACH_PIXEL(most[i] = x[i] > most[i] ? x[i] : most[i])
     for (size_t i = 0; i < count; ++i) out[i] = most[i] > high ? high : most[i];
 }
