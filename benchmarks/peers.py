@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import onnx
@@ -32,13 +31,14 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 
 import qcompiler
 from benchmarks import peer_nncf
-from benchmarks.common import Row, merged, print_table, shared_folder, write_results
+from benchmarks.common import Row, merged, print_table, write_results
 from benchmarks.deployed import inputs_of
 from benchmarks.models import CASES, Case, cifar, code_lm, stories, tensor
 from benchmarks.onnx_models import ONNX_CASES, Inputs
 from benchmarks.speed import Candidate, interleaved, kernel_share, quantize_with_runtime, speedups
 from qcompiler.measure import output_sqnr_db
 
+NOTE = "onnxruntime, one thread, CPU time, medians of rounds in turns; low-bit: matrix kernels"
 RECIPES = ("w8a8", "w8a8_smooth")
 OURS = "qcompiler"
 REDUCED: Mapping[str, Callable[[int], Case]] = {
@@ -48,10 +48,7 @@ REDUCED: Mapping[str, Callable[[int], Case]] = {
     "stories": lambda samples: _stories(min(40, samples // 25)),
 }
 """Models whose metric has a number of samples; the metrics of others look at all there are."""
-FREE: Mapping[str, Mapping[int, str]] = {
-    "sr": {0: "batch", 2: "height", 3: "width"},
-    "lm": {0: "batch", 1: "length"},
-}
+FREE: Mapping[str, Mapping[int, str]] = {"sr": {0: "batch", 2: "height", 3: "width"}, "lm": {0: "batch", 1: "length"}}
 """Free axes of the inputs, by kind of model; of the others the batch alone."""
 HISTOGRAMS: Mapping[str, int] = {"sr": 4, "lm": 16}
 """Most calibration samples for percentiles, by kind: the quantizer keeps all intermediate values of all of them."""
@@ -114,8 +111,7 @@ def subject(name: str, samples: int, folder: Path, calibration: int) -> Subject:
         dynamic_shapes=tuple(dict(FREE.get(case.kind, {0: "batch"})) for _ in inputs),
         verbose=False,
     )
-    used = list(_first(case.calibration, calibration))
-    held_out = inputs_of(case, min(samples, 64))
+    used, held_out = list(_first(case.calibration, calibration)), inputs_of(case, min(samples, 64))
 
     def metric(call: Calls) -> float:
         return case.metric(lambda *values: call([tensor(value) for value in values])[0])
@@ -134,8 +130,7 @@ def onnx_subject(name: str, samples: int, folder: Path, calibration: int) -> Sub
     file.graph.input.extend(inputs)
     old = file.opset_import[0].version < OPSET
     onnx.save(onnx.version_converter.convert_version(file, OPSET) if old else file, str(source))
-    held_out = case.samples[: min(samples, 64)]
-    reference = caller(session_of(source))
+    held_out, reference = case.samples[: min(samples, 64)], caller(session_of(source))
     wanted = [case.decisions(reference(sample)) for sample in held_out]
 
     def metric(call: Calls) -> float:
@@ -241,7 +236,7 @@ def measure(model: Subject, rounds: int, folder: Path, others: Path | None) -> l
                 "of": model.unit,
                 "value": model.metric(call),
                 "SQNR dB": output_sqnr_db([a for a, _ in pairs], [b for _, b in pairs]) if index else None,
-                "ms": 1e3 * float(median(seconds[:, index])),
+                "ms": 1e3 * float(np.median(seconds[:, index])),
                 "x float": ratio,
                 "low-bit": candidate.share,
             }
@@ -259,21 +254,17 @@ def judged(rows: Sequence[Row], higher: bool) -> list[Row]:
         return (_number(row, "value") if higher else -_number(row, "value")), _number(row, "SQNR dB")
 
     best = max(quick or peers, key=accuracy, default=None)
-    return [
-        {
-            **row,
-            "best peer": (row is best) or None,
-            **dict.fromkeys(("fast", "metric", "SQNR", "bar")),
-            **(_verdict(row, best, accuracy) if best is not None and row["by"] == OURS else {}),
-        }
-        for row in rows
-    ]
-
-
-def _verdict(row: Row, best: Row, accuracy: Callable[[Row], tuple[float, float]]) -> Row:
-    fast = _number(row, "x float") >= FAST * _number(best, "x float")
-    ours, peer = accuracy(row), accuracy(best)
-    return {"fast": fast, "metric": ours[0] >= peer[0], "SQNR": ours[1] >= peer[1], "bar": fast and ours[0] >= peer[0]}
+    verdicts: list[Row] = []
+    for row in rows:
+        verdict: Row = dict.fromkeys(("best peer", "fast", "metric", "SQNR", "bar"))
+        if row is best:
+            verdict["best peer"] = True
+        elif best is not None and row["by"] == OURS:
+            fast = _number(row, "x float") >= FAST * _number(best, "x float")
+            metric, sqnr = (mine >= its for mine, its in zip(accuracy(row), accuracy(best), strict=True))
+            verdict.update({"fast": fast, "metric": metric, "SQNR": sqnr, "bar": fast and metric})
+        verdicts.append({**row, **verdict})
+    return verdicts
 
 
 def _number(row: Row, key: str) -> float:
@@ -290,7 +281,6 @@ def main() -> None:
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--export", type=Path)
     options = parser.parse_args()
-    shared_folder()
     torch.set_num_threads(1)
     everything: list[Row] = []
     for name in options.models.split(","):
@@ -299,11 +289,9 @@ def main() -> None:
             model = subject(name, options.samples, folder, options.calibration)
             if options.export:
                 export(model, folder)
-                continue
-            rows = measure(model, options.rounds, folder, options.peers)
-        everything += rows
-        note = f"onnxruntime, one thread, median of {options.rounds} rounds in turns; low-bit: matrix kernels"
-        write_results("peers", merged("peers", rows, ("model",)), note)
+            else:
+                everything += measure(model, options.rounds, folder, options.peers)
+                write_results("peers", merged("peers", everything, ("model",)), NOTE)
     print_table(everything)
 
 
