@@ -256,10 +256,8 @@ def judged(rows: Sequence[Row], higher: bool) -> list[Row]:
     best = max(quick or peers, key=accuracy, default=None)
     verdicts: list[Row] = []
     for row in rows:
-        verdict: Row = dict.fromkeys(("best peer", "fast", "metric", "SQNR", "bar"))
-        if row is best:
-            verdict["best peer"] = True
-        elif best is not None and row["by"] == OURS:
+        verdict: Row = {"best peer": (row is best) or None, "fast": None, "metric": None, "SQNR": None, "bar": None}
+        if best is not None and row["by"] == OURS:
             fast = _number(row, "x float") >= FAST * _number(best, "x float")
             metric, sqnr = (mine >= its for mine, its in zip(accuracy(row), accuracy(best), strict=True))
             verdict.update({"fast": fast, "metric": metric, "SQNR": sqnr, "bar": fast and metric})

@@ -23,8 +23,7 @@ from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError
 from qcompiler.formats import BINARY
 from qcompiler.ir.program import Node, Program
-from qcompiler.ir.text import print_type
-from qcompiler.ir.types import Dim, SymbolType, TensorType
+from qcompiler.ir.types import DTYPE_NAMES, Dim, SymbolType, TensorType, TupleType
 
 Emitted = Operand | list[Operand | None]
 Emitter = Callable[["Generator", Call], Emitted]
@@ -285,14 +284,22 @@ class Generator:
         """Starts the layer of a node; it is dropped again when it does nothing."""
         self.drop_idle()
         module = self.program.origin(node).module
-        sources = [print_type(self.program.type(source)) for source in node.all_input_nodes if source.op != "get_attr"]
-        text = f"{module or '(top)'}: {op} {', '.join(sources)} -> {print_type(self.program.type(node))}"
+        sources = [self._words(source) for source in node.all_input_nodes if source.op != "get_attr"]
+        text = f"{module or '(top)'}: {op} of {', '.join(sources)} to {self._words(node)}"
         self.drafts.append(Draft(f"{module}.{node.name}" if module else node.name, comment(text)))
+
+    def _words(self, node: Node) -> str:
+        """Number format and sizes of a tensor, such as `uint8 [1, 64, 56, 56]`."""
+        type_ = self.program.type(node)
+        if not isinstance(type_, TensorType):
+            return "several tensors" if isinstance(type_, TupleType) else "a size"
+        name = DTYPE_NAMES.get(type_.dtype, str(type_.dtype)) if type_.spec is None else type_.spec.format.name
+        return f"{name} {list(self.shape(node))}"
 
     def begin_output(self, node: Node, index: int) -> None:
         """Starts the layer that hands out a result."""
         self.drop_idle()
-        text = f"result {index}: {node.name} {print_type(self.program.type(node))}"
+        text = f"result {index}: {node.name}, {self._words(node)}"
         self.drafts.append(Draft(f"result_{index}", comment(text)))
 
     def drop_idle(self) -> None:
