@@ -10,7 +10,8 @@ of the calling thread, files in turns, one sample; a ratio is the median over ro
 
 The best peer is the one with the best metric (then SQNR) among those at least as fast as float, within 2 %; if none is,
 the one with the best metric of all. `fast`: at least as fast as that peer, within 2 %. `metric`, `SQNR`: at least as
-accurate as that peer by it, without allowance for chance. `bar` is `fast` with `metric`.
+accurate as that peer by it; a metric beyond that of float counts as that of float, else chance has no allowance. `bar`
+is `fast` with `metric`.
 """
 
 from __future__ import annotations
@@ -250,8 +251,10 @@ def judged(rows: Sequence[Row], higher: bool) -> list[Row]:
     peers = [row for row in rows[1:] if row["by"] != OURS]
     quick = [row for row in peers if _number(row, "x float") >= FAST]
 
+    sign = 1 if higher else -1
+
     def accuracy(row: Row) -> tuple[float, float]:
-        return (_number(row, "value") if higher else -_number(row, "value")), _number(row, "SQNR dB")
+        return min(sign * _number(row, "value"), sign * _number(rows[0], "value")), _number(row, "SQNR dB")
 
     best = max(quick or peers, key=accuracy, default=None)
     verdicts: list[Row] = []
