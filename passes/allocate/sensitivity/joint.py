@@ -71,8 +71,9 @@ class JointFit:
         fits = [fit(known, plans, part.mean(1), setting, order) for part in parts]
         for unit, terms in enumerate(whole):
             found = torch.stack([each[unit] for each in fits], 1)
+            lift = (terms - terms.min())[:, None]
             # Groups tell how steady a term is; what it is, all samples together tell better.
-            yield found + (terms - terms.min() - found.mean(1))[:, None]
+            yield torch.where(lift == 0, 0.0, found + lift - found.mean(1, keepdim=True))
 
 
 def trials(subject: Subject) -> Iterator[Trial]:
