@@ -138,6 +138,33 @@ def test_a_larger_batch_is_cut_and_joined() -> None:
     assert torch.equal(whole, torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+class Skips(torch.nn.Module):
+    """What is joined last was computed first: one grid for tensors of several ages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.last = torch.nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        early = self.first(x)
+        early = early + torch.relu(early)
+        late = early + self.second(torch.relu(early))
+        return self.last(torch.cat([late, early], 1))
+
+
+def test_tensors_of_several_ages_share_the_grid_of_the_first() -> None:
+    x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    artifact = qcompiler.compile(Skips().eval(), "host", calibration=[x], recipe="w8a8")
+    found, foretold = artifact(x), artifact.simulate(x)
+    assert isinstance(found, torch.Tensor)
+    assert isinstance(foretold, torch.Tensor)
+    assert torch.equal(found, foretold)
+    assert artifact.report.sqnr_db is not None
+    assert artifact.report.sqnr_db > 25
+
+
 def test_an_operator_that_c_lacks_is_named_with_its_module() -> None:
     class Odd(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

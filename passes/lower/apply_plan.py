@@ -165,9 +165,12 @@ class _Inserter:
         return (scales[0] if len(scales) == 1 else scales), zero_point
 
     def share(self, readers: list[Node]) -> None:
-        """Gives all values the scale and zero point of the first."""
-        scale, zero_point = _qparams(readers[0])
-        for reader in readers[1:]:
+        """Gives all values the scale and zero point of the one computed first, which stand before all others."""
+        if len(readers) < 2:
+            return
+        order = self.order
+        scale, zero_point = min(map(_qparams, readers), key=lambda known: order[known[0]])
+        for reader in readers:
             other_scale, other_zero = _qparams(reader)
             for old, new in ((other_scale, scale), (other_zero, zero_point)):
                 if old is not None and new is not None and old is not new:
