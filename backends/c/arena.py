@@ -32,14 +32,6 @@ def plan(buffers: Sequence[Buffer]) -> int:
     return aligned(top + SLACK)
 
 
-def lower_bound(buffers: Sequence[Buffer]) -> int:
-    """The most bytes that are alive at once, which no plan can undercut."""
-    steps = {buffer.first for buffer in buffers}
-    return max(
-        (sum(aligned(each.size) for each in buffers if each.first <= step <= each.last) for step in steps), default=0
-    )
-
-
 def aligned(size: int) -> int:
     """The next multiple of the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from qcompiler.backends.c.emit import EMITTERS, KERNELS
 from qcompiler.backends.c.generator import ELEMENTS, Generator
-from qcompiler.backends.c.identifiers import Names, identifier
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.module import Module, Port
+from qcompiler.backends.c.names import Names, identifier
 from qcompiler.backends.c.settings import Settings
 from qcompiler.backends.c.value import BYTES, Buffer, Value, row_major
 from qcompiler.backends.lowering.call import Call

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from qcompiler.backends.c import arena
-from qcompiler.backends.c.identifiers import Names
 from qcompiler.backends.c.isa import LEVELS, Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked
 from qcompiler.backends.c.loops import Computed, Operand, leaves, loop, weight
 from qcompiler.backends.c.module import ALIGNMENT, Layer
-from qcompiler.backends.c.names import comment
+from qcompiler.backends.c.names import Names, comment
 from qcompiler.backends.c.value import BYTES, Buffer, Element, Value, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError

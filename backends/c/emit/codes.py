@@ -16,7 +16,7 @@ from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.loops import Operand as Element
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Buffer, Value
+from qcompiler.backends.c.value import Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand, operand_of
 from qcompiler.backends.reference import pointwise
@@ -33,17 +33,12 @@ def code(position: int, shift: int) -> str:
 def settle(text: str, grid: Grid) -> str:
     """A rounded number of steps, zero point included, as a stored code within its limits."""
     shifted = f"{text} + {float_text(grid.shift)}" if grid.shift else text
-    return f"qc_clamp({shifted}, {grid.low}, {grid.high})"
+    return f"qc_clamp({shifted}, {grid.stored(grid.low)}, {grid.stored(grid.high)})"
 
 
 def _coded(generator: Generator, call: Call, text: str, grid: Grid, parts: tuple[Element, ...]) -> Emitted:
     shape = generator.shape(call.node)
     return generator.fused(call.node, Computed("qc_act", shape, settle(text, grid), parts, grid.shift))
-
-
-def _grid(generator: Generator, call: Call) -> Grid:
-    element, shift = generator.element(call.type)
-    return grid_of(generator, call, Value(Buffer("arena", 0), element, (), (), 0, shift))
 
 
 def _static(generator: Generator, call: Call, operand: Operand) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,10 +56,10 @@ def add(generator: Generator, call: Call) -> Emitted:
     shapes = [generator.shape(operand.codes) for operand in (left, right)]
     if _repeats(*shapes):
         left, right = right, left
-    grid = _grid(generator, call)
+    grid = grid_of(generator, call)
     (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
     a, b = sa / grid.scale, sb / grid.scale
-    zero = torch.tensor(float(grid.zero.rstrip("f")) - grid.shift)
+    zero = torch.tensor(grid.zero)
     constant = zero - fused_multiply_add(a, za, b * zb)
     one, other = generator.operand(left.codes), generator.operand(right.codes)
     inner = f"fmaf({code(1, other.shift)}, {float_text(float(b))}, {float_text(float(constant))})"
@@ -79,19 +74,18 @@ def _repeats(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
 
 def mul(generator: Generator, call: Call) -> Emitted:
     """`clip(round(float((qa - za) * (qb - zb)) * ((sa * sb) / sy) + zy))`."""
-    left, right, grid = quantized(call, 0), quantized(call, 1), _grid(generator, call)
+    left, right, grid = quantized(call, 0), quantized(call, 1), grid_of(generator, call)
     (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
     one, other = generator.operand(left.codes), generator.operand(right.codes)
     product = f"(float)(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
-    zero = float(grid.zero.rstrip("f")) - grid.shift
-    text = f"qc_round({product} * {float_text(float((sa * sb) / grid.scale))} + {float_text(zero)})"
+    text = f"qc_round({product} * {float_text(float((sa * sb) / grid.scale))} + {float_text(grid.zero)})"
     return _coded(generator, call, text, grid, (one, other))
 
 
 def concatenate(generator: Generator, call: Call) -> Emitted:
     """Tensors side by side; those of another grid than the result's are brought to it."""
     tensors, dim = call.inputs[0], call.inputs[1] if len(call.inputs) > 1 else 0
-    grid = _grid(generator, call)
+    grid = grid_of(generator, call)
     element, shift = generator.element(call.type)
     shape = generator.shape(call.node)
     axis = dim % len(shape) if isinstance(dim, int) else 0
@@ -101,15 +95,14 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     known = [each.order for each in found if isinstance(each, Value)]
     out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
-    zero = float(grid.zero.rstrip("f")) - grid.shift
     for operand, each in zip(operands, found, strict=True):
         scale, point = _static(generator, call, operand)
         size = each.shape[axis]
         part = out.sliced(axis, start, size)
         reals = f"({code(0, each.shift)} - {float_text(float(point))}) * {float_text(float(scale))}"
-        text = settle(f"qc_round({reals} / {float_text(float(grid.scale))}) + {float_text(zero)}", grid)
+        text = settle(f"qc_round({reals} / {float_text(float(grid.scale))}) + {float_text(grid.zero)}", grid)
         start += size
-        if float(scale) != float(grid.scale) or float(point) != zero:
+        if float(scale) != float(grid.scale) or float(point) != grid.zero:
             generator.loop(part, Computed("qc_act", each.shape, text, (each,), shift))
         elif each != part:
             generator.loop(part, each)
@@ -118,7 +111,7 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
 
 def table(generator: Generator, call: Call) -> Emitted:
     """An elementwise function as a table of all codes, made by the meaning itself."""
-    operand, grid = quantized(call, 0), _grid(generator, call)
+    operand, grid = quantized(call, 0), grid_of(generator, call)
     source = generator.operand(operand.codes)
     codes = torch.arange(256, dtype=torch.float32) - (128 if generator.signed else 0) - source.shift
     scale, zero = _static(generator, call, operand)
@@ -144,19 +137,18 @@ def table(generator: Generator, call: Call) -> Emitted:
 
 def average_pool(generator: Generator, call: Call) -> Emitted:
     """`clip(round(mean((q - z) * s) / sy + zy))` over windows."""
-    operand, grid = quantized(call, 0), _grid(generator, call)
+    operand, grid = quantized(call, 0), grid_of(generator, call)
     scale, zero = _static(generator, call, operand)
     source = generator.settled(generator.operand(operand.codes))
     text = f"({code(0, source.shift)} - {float_text(float(zero))}) * {float_text(float(scale))}"
     mean = windowed_mean(generator, call, source, text, call.inputs[1:])
-    point = float(grid.zero.rstrip("f")) - grid.shift
-    steps = f"qc_round({{0}} / {float_text(float(grid.scale))} + {float_text(point)})"
+    steps = f"qc_round({{0}} / {float_text(float(grid.scale))} + {float_text(grid.zero)})"
     return _coded(generator, call, steps, grid, (mean,))
 
 
 def global_mean(generator: Generator, call: Call) -> Emitted:
     """`clip(round(float(sum (q - z)) * (sx / (sy * count))) + zy)`."""
-    operand, grid = quantized(call, 0), _grid(generator, call)
+    operand, grid = quantized(call, 0), grid_of(generator, call)
     scale, zero = _static(generator, call, operand)
     source = generator.settled(generator.operand(operand.codes))
     dims = call.inputs[1]
@@ -164,8 +156,7 @@ def global_mean(generator: Generator, call: Call) -> Emitted:
     count = math.prod(source.shape[axis] for axis in axes)
     total = integer_sum(generator, source, axes, int(zero) + source.shift, generator.shape(call.node))
     factor = scale / (grid.scale * float(count))
-    point = float(grid.zero.rstrip("f")) - grid.shift
-    text = f"qc_round((float){{0}} * {float_text(float(factor))}) + {float_text(point)}"
+    text = f"qc_round((float){{0}} * {float_text(float(factor))}) + {float_text(grid.zero)}"
     return _coded(generator, call, text, grid, (total,))
 
 
@@ -188,7 +179,7 @@ def inner_call(call: Call) -> Call:
 
 
 def _limited(generator: Generator, call: Call, moved: Element) -> Emitted:
-    grid = _grid(generator, call)
+    grid = grid_of(generator, call)
     return _coded(generator, call, code(0, moved.shift), grid, (moved,))
 
 
@@ -200,13 +191,12 @@ def limit(generator: Generator, call: Call) -> Emitted:
 
 def pad(generator: Generator, call: Call) -> Emitted:
     """Codes with the code of a number around them."""
-    operand, grid = quantized(call, 0), _grid(generator, call)
+    operand, grid = quantized(call, 0), grid_of(generator, call)
     source = generator.operand(operand.codes)
     _, pads, *rest = call.inputs
     value = rest[0] if rest else 0.0
     number = torch.tensor(float(value) if isinstance(value, int | float) else 0.0)
-    filling = (number / grid.scale).round() + float(grid.zero.rstrip("f"))
-    filling = filling.clamp(float(grid.low.rstrip("f")), float(grid.high.rstrip("f")))
+    filling = ((number / grid.scale).round() + grid.zero).clamp(grid.low, grid.high) + grid.shift
     sizes = [generator.size(size) for size in pads] if isinstance(pads, list | tuple) else []  # pyright: ignore[reportArgumentType]
     return moving.padded(generator, source, sizes, str(int(filling)), "qc_act", grid.shift)
 

@@ -79,8 +79,9 @@ def epilogue(
         )
     result = call.arguments.get("result")
     if isinstance(result, list | tuple):
-        grid = grid_of(generator, call, out)
-        fields |= {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
+        grid = grid_of(generator, call)
+        limits = {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
+        fields |= {name: grid.stored(code) for name, code in limits.items()}
         if reals is None:
             factor = factor / grid.scale
         else:
@@ -120,24 +121,28 @@ def _per_row(generator: Generator, value: Value, rows: int) -> Value:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where codes of a result lie, as stored.
+    """Where codes of a result lie.
 
     Args:
         scale: float32 of no axes.
-        zero: text of the zero point.
-        low: text of the smallest code.
-        high: text of the largest code.
+        zero: the zero point.
+        low: the smallest code.
+        high: the largest code.
         shift: what is stored less the code.
     """
 
     scale: torch.Tensor
-    zero: str
-    low: str
-    high: str
+    zero: float
+    low: float
+    high: float
     shift: int
 
+    def stored(self, code: float) -> str:
+        """A code as it is stored, in C."""
+        return float_text(code + self.shift)
 
-def grid_of(generator: Generator, call: Call, out: Value) -> Grid:
+
+def grid_of(generator: Generator, call: Call) -> Grid:
     """The grid of a kernel call's result."""
     result = call.arguments["result"]
     if not isinstance(result, list | tuple):
@@ -146,13 +151,12 @@ def grid_of(generator: Generator, call: Call, out: Value) -> Grid:
     zero = generator.program.constant(result[1])
     if scale is None or scale.numel() != 1:
         raise call.unsupported("its result has more than one scale")
-    shift = out.shift
     return Grid(
         scale.float().reshape(()),
-        float_text((0.0 if zero is None else float(zero.reshape(()))) + shift),
-        float_text(call.number("low") + shift),
-        float_text(call.number("high") + shift),
-        shift,
+        0.0 if zero is None else float(zero.reshape(())),
+        call.number("low"),
+        call.number("high"),
+        generator.element(call.type)[1],
     )
 
 

@@ -15,7 +15,7 @@ from qcompiler.formats import BINARY
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
 
-Parameter = str | Value | None
+Parameter = float | Value | None
 """A scale or zero point: a number when there is one, else a tensor that broadcasts; None when absent."""
 _LEAST_STEP = 2.0**-60
 """Of what `qc_in_steps` takes; its inverse is the largest."""
@@ -40,31 +40,25 @@ def quantize(generator: Generator, call: Call) -> Emitted:
     if known is not None:
         return generator.fused(call.node, Computed(element, source.shape, known, (source,), shift))
     parts: list[Operand] = [source]
-    if scale is not None and not isinstance(scale, str):
-        parts.append(scale)
-    scale_text = scale if isinstance(scale, str) else "{1}"
-    if zero is None:
-        zero_text = float_text(shift)
-    elif isinstance(zero, str):
-        zero_text = float_text(float(zero.rstrip("f")) + shift)
+    divisor = _text(scale, parts)
+    if isinstance(zero, Value):
+        point = f"({_text(zero, parts)} + {float_text(shift)})"
     else:
-        zero_text = f"({{{len(parts)}}} + {float_text(shift)})"
-        parts.append(zero)
-    text = f"qc_place({{0}} / {scale_text}, {zero_text}, {low}, {high})"
+        point = float_text((zero or 0.0) + shift)
+    text = f"qc_place({{0}} / {divisor}, {point}, {low}, {high})"
     return generator.fused(call.node, Computed(element, source.shape, text, tuple(parts), shift))
 
 
 def _code(scale: Parameter, zero: Parameter, limits: tuple[float, float], shift: int) -> str | None:
     """A quantizer without a division, to the same bits, where scale and zero point are numbers."""
-    if not isinstance(scale, str) or isinstance(zero, Value):
+    if not isinstance(scale, float) or isinstance(zero, Value):
         return None
-    step = np.float32(scale.rstrip("f"))
+    step = np.float32(scale)
     if not _LEAST_STEP < step < 1 / _LEAST_STEP:
         return None
     inverse = float_text(float(np.float32(1) / step))
-    zero_point = 0 if zero is None else int(float(zero.rstrip("f")))
-    numbers = (int(number) + shift for number in (zero_point, *limits))
-    return f"qc_code({{0}}, {scale}, {inverse}, {', '.join(map(integer_text, numbers))})"
+    numbers = (int(number) + shift for number in (zero or 0.0, *limits))
+    return f"qc_code({{0}}, {float_text(scale)}, {inverse}, {', '.join(map(integer_text, numbers))})"
 
 
 def _chosen(call: Call) -> Node | None:
@@ -83,16 +77,9 @@ def dequantize(generator: Generator, call: Call) -> Emitted:
     zero = _parameter(generator, call, "zero_point", source.shape)
     parts: list[Operand] = [source]
     text = f"(float){{0}} - {float_text(source.shift)}" if source.shift else "(float){0}"
-    if isinstance(zero, str):
-        text = f"{text} - {zero}"
-    elif zero is not None:
-        text = f"{text} - {{{len(parts)}}}"
-        parts.append(zero)
-    if isinstance(scale, str):
-        text = f"({text}) * {scale}"
-    elif scale is not None:
-        text = f"({text}) * {{{len(parts)}}}"
-        parts.append(scale)
+    if zero is not None:
+        text = f"{text} - {_text(zero, parts)}"
+    text = f"({text}) * {_text(scale, parts)}"
     return generator.fused(call.node, Computed("float", generator.shape(call.node), text, tuple(parts)))
 
 
@@ -131,6 +118,14 @@ def choose_qparams(generator: Generator, call: Call) -> Emitted:
     return [scale, zero]
 
 
+def _text(known: Parameter, parts: list[Operand]) -> str:
+    """A parameter as C reads it: a number, or an element of one part more; 1 when it is absent."""
+    if isinstance(known, Value):
+        parts.append(known)
+        return f"{{{len(parts) - 1}}}"
+    return float_text(1.0 if known is None else known)
+
+
 def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ...]) -> Parameter:
     """The scale or zero point of a quantizer."""
     node = call.raw(name)
@@ -138,7 +133,7 @@ def _parameter(generator: Generator, call: Call, name: str, shape: tuple[int, ..
         return None
     known = generator.program.constant(node)
     if known is not None and known.numel() == 1:
-        return float_text(float(known.reshape(())))
+        return float(known.reshape(()))
     value = generator.value(node)
     if value.count == 1:
         return value.reshaped((1,) * len(shape))

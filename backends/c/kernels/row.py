@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcompiler.backends.c.isa import LEVELS, Architecture, Isa
+from qcompiler.backends.c.isa import LEVELS, Isa
 
 ROOT = Path(__file__).parents[2]
 """The folder of all backends, which sources are relative to."""
@@ -68,8 +68,3 @@ class MicroKernel:
     def source(self, isa: Isa) -> Path:
         """The file of the best version that runs on a level."""
         return ROOT / self.variants[self.versions(isa)[0]]
-
-
-def architecture_of(isa: Isa) -> Architecture:
-    """The architecture of a level."""
-    return LEVELS[isa].architecture
