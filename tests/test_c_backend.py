@@ -11,8 +11,9 @@ import torch
 import qcompiler
 from qcompiler.artifact import Artifact
 from qcompiler.backends.c.backend import runner
+from qcompiler.backends.c.building import Build
 from qcompiler.backends.c.emission import write_module
-from qcompiler.backends.c.isa import LEVELS, Isa
+from qcompiler.backends.c.isa import LEVELS, WARNINGS, Isa
 from qcompiler.backends.c.project import write_project
 from qcompiler.backends.c.settings import Settings
 from qcompiler.backends.c.toolchain import find_compiler, find_emulator
@@ -129,6 +130,16 @@ def test_runs_near_its_simulation(recipe: str, target: str, least: float) -> Non
     torch.testing.assert_close(found, foretold, rtol=1e-4, atol=1e-4)
     assert artifact.report.sqnr_db is not None
     assert artifact.report.sqnr_db > least
+
+
+@pytest.mark.parametrize(("recipe", "isa"), [("w4a16g32", "portable"), ("w4a16g32", "avx2"), ("w8a8_dynamic", "neon")])
+def test_compilers_have_nothing_to_say(recipe: str, isa: str, tmp_path: Path) -> None:
+    try:
+        find_compiler(LEVELS[Isa(isa)].architecture)
+    except UnsupportedError as error:
+        pytest.skip(error.what)
+    write_project(write_module(compiled("tokens", recipe).program, Settings(isa=Isa(isa))), tmp_path)
+    assert Build("program", LEVELS[Isa(isa)].architecture, flags=WARNINGS).run(tmp_path).exists()
 
 
 def test_a_larger_batch_is_cut_and_joined() -> None:

@@ -6,8 +6,6 @@
 
 #include "qc_base.h"
 
-#define QC_INLINE static inline __attribute__((always_inline))
-
 /* Written out, not a loop: compilers keep an array in registers only when they see every index. */
 #define QC_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 

@@ -9,12 +9,6 @@
 
 #include "qc_base.h"
 
-#if defined(__clang__)
-#define QC_UNROLL _Pragma("unroll")
-#else
-#define QC_UNROLL _Pragma("GCC unroll 32")
-#endif
-#define QC_INLINE static inline __attribute__((always_inline))
 #define QC_EACH(v) QC_UNROLL for (size_t v = 0; v < 4; ++v)
 
 #if defined(__AVX512F__)

@@ -4,8 +4,8 @@
  * [begin, end) of those its header describes, so that threads can share them. It keeps no state and allocates nothing.
  *
  * 8-bit activations lie in memory in the signedness that the processor multiplies best: unsigned on x86 (vpdpbusd),
- * signed on ARM (sdot). A code of the program is `stored - QC_SHIFT(signed)`; zero points are shifted alike, so that
- * integer sums do not change.
+ * signed on ARM (sdot). A code of the program of the other signedness is 128 less or more than what is stored; zero
+ * points are shifted alike, so that integer sums do not change.
  *
  * Memory that a kernel reads may be read up to QC_SLACK bytes behind its end; what lies there never matters.
  */
@@ -18,6 +18,17 @@
 #include <string.h>
 
 #define QC_SLACK 256
+
+#define QC_INLINE static inline __attribute__((always_inline, unused))
+
+/* Loops of a constant count whose bodies must stay in registers, and loops that only make code long when unrolled. */
+#if defined(__clang__)
+#define QC_UNROLL _Pragma("clang loop unroll(full)")
+#define QC_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define QC_UNROLL _Pragma("GCC unroll 32")
+#define QC_ROLLED _Pragma("GCC unroll 1")
+#endif
 
 /* A model for any processor says so itself, wherever it is compiled. */
 #ifndef QC_SIGNED_ACTIVATIONS

@@ -14,16 +14,6 @@
 #endif
 
 #define QC_LANES 16
-#define QC_INLINE static inline __attribute__((always_inline, unused))
-
-/* Loops of a constant count whose bodies name registers, and loops that only make code long when unrolled. */
-#if defined(__clang__)
-#define QC_UNROLL _Pragma("clang loop unroll(full)")
-#define QC_ROLLED _Pragma("clang loop unroll(disable)")
-#else
-#define QC_UNROLL _Pragma("GCC unroll 16")
-#define QC_ROLLED _Pragma("GCC unroll 1")
-#endif
 
 #if defined(__AVX512F__)
 

@@ -18,14 +18,6 @@
 
 #include "qc_base.h"
 
-/* Loops of a constant number of rounds whose bodies must stay in registers. */
-#if defined(__clang__)
-#define QC_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define QC_UNROLL _Pragma("GCC unroll 32")
-#endif
-#define QC_INLINE static inline __attribute__((always_inline))
-
 /* Inputs of a chunk. */
 QC_INLINE size_t qc_chunk_inputs(unsigned bits, size_t run_depth) {
     size_t inputs = run_depth == 8 ? 32 : 16;

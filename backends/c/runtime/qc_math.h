@@ -15,26 +15,24 @@
 
 #include "qc_base.h"
 
-#define QC_MATH static inline __attribute__((always_inline, unused))
-
-QC_MATH uint32_t qc_bits(float x) {
+QC_INLINE uint32_t qc_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-QC_MATH float qc_from_bits(uint32_t bits) {
+QC_INLINE float qc_from_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-QC_MATH float qc_abs(float x) { return qc_from_bits(qc_bits(x) & 0x7fffffffu); }
-QC_MATH float qc_with_sign(float magnitude, float sign) {
+QC_INLINE float qc_abs(float x) { return qc_from_bits(qc_bits(x) & 0x7fffffffu); }
+QC_INLINE float qc_with_sign(float magnitude, float sign) {
     return qc_from_bits((qc_bits(magnitude) & 0x7fffffffu) | (qc_bits(sign) & 0x80000000u));
 }
 /* NaN stays NaN. */
-QC_MATH float qc_clamp(float x, float low, float high) {
+QC_INLINE float qc_clamp(float x, float low, float high) {
     x = x < low ? low : x;
     return x > high ? high : x;
 }
@@ -45,7 +43,7 @@ QC_MATH float qc_clamp(float x, float low, float high) {
  * cycles of a division by AVX-512. Processors without fused multiply-add divide.
  *
  * Source: Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000 processor". */
-QC_MATH float qc_in_steps(float x, float step, float inverse) {
+QC_INLINE float qc_in_steps(float x, float step, float inverse) {
     const uint32_t size = qc_bits(x) & 0x7fffffffu, most = qc_bits(step * 1048576.0f);
     x = qc_with_sign(qc_from_bits(size < most ? size : most), x);
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -59,7 +57,7 @@ QC_MATH float qc_in_steps(float x, float step, float inverse) {
 }
 
 /* qc_place of x / step. Limits of whole numbers are single instructions, those of floats are not where NaN may be. */
-QC_MATH int32_t qc_code(float x, float step, float inverse, int32_t zero_point, int32_t low, int32_t high) {
+QC_INLINE int32_t qc_code(float x, float step, float inverse, int32_t zero_point, int32_t low, int32_t high) {
     int32_t code = (int32_t)qc_round(qc_in_steps(x, step, inverse)) + zero_point;
     code = code < low ? low : code;
     return code > high ? high : code;
@@ -67,7 +65,7 @@ QC_MATH int32_t qc_code(float x, float step, float inverse, int32_t zero_point, 
 
 /* 2^n for a whole number -126 <= n <= 127 that was rounded by adding 1.5 * 2^23. */
 #define QC_MAGIC 12582912.0f
-QC_MATH float qc_power_of_two(float shifted) { return qc_from_bits((qc_bits(shifted) + 127u) << 23); }
+QC_INLINE float qc_power_of_two(float shifted) { return qc_from_bits((qc_bits(shifted) + 127u) << 23); }
 
 /* exp(r) - 1 for |r| <= ln(2) / 2: r + r^2 (QC_EXP_1 + QC_EXP_2 r + ...). */
 #define QC_EXP_1 5.0000001201e-1f
@@ -76,7 +74,7 @@ QC_MATH float qc_power_of_two(float shifted) { return qc_from_bits((qc_bits(shif
 #define QC_EXP_4 8.3334519073e-3f
 #define QC_EXP_5 1.3981999507e-3f
 #define QC_EXP_6 1.9875691500e-4f
-QC_MATH float qc_expm1_near(float r) {
+QC_INLINE float qc_expm1_near(float r) {
     float p = fmaf(QC_EXP_6, r, QC_EXP_5);
     p = fmaf(p, r, QC_EXP_4);
     p = fmaf(p, r, QC_EXP_3);
@@ -89,7 +87,7 @@ QC_MATH float qc_expm1_near(float r) {
 #define QC_LN2_HIGH 0.693145752f
 #define QC_LN2_LOW 1.42860677e-6f
 
-QC_MATH float qc_exp(float x) {
+QC_INLINE float qc_exp(float x) {
     x = qc_clamp(x, -105.0f, 89.0f);
     const float n = fmaf(x, QC_LOG2_E, QC_MAGIC) - QC_MAGIC;
     float r = fmaf(n, -QC_LN2_HIGH, x);
@@ -102,7 +100,7 @@ QC_MATH float qc_exp(float x) {
     return base * qc_power_of_two(half) * qc_power_of_two(rest + QC_MAGIC);
 }
 
-QC_MATH float qc_expm1(float x) {
+QC_INLINE float qc_expm1(float x) {
     x = qc_clamp(x, -20.0f, 89.0f);
     const float shifted = fmaf(x, QC_LOG2_E, QC_MAGIC), n = shifted - QC_MAGIC;
     float r = fmaf(n, -QC_LN2_HIGH, x);
@@ -112,7 +110,7 @@ QC_MATH float qc_expm1(float x) {
     return n == 0.0f ? qc_expm1_near(r) : found + found;
 }
 
-QC_MATH float qc_log(float x) {
+QC_INLINE float qc_log(float x) {
     const float lifted = x < 1.17549435e-38f ? x * 8388608.0f : x;
     /* Mantissas from sqrt(1/2) to sqrt(2): the difference to the bits of sqrt(1/2) holds the exponent. */
     const uint32_t offset = qc_bits(lifted) - 0x3f3504f3u;
@@ -136,24 +134,24 @@ QC_MATH float qc_log(float x) {
     return x < 0.0f || x != x ? NAN : y;
 }
 
-QC_MATH float qc_log1p(float x) {
+QC_INLINE float qc_log1p(float x) {
     const float u = 1.0f + x;
     /* What rounding the sum lost, to first order. */
     const float y = qc_log(u) + (x - (u - 1.0f)) / u;
     return u > 3.0e38f || u == 0.0f ? qc_log(u) : y;
 }
 
-QC_MATH float qc_tanh(float x) {
+QC_INLINE float qc_tanh(float x) {
     const float e = qc_expm1(2.0f * qc_clamp(qc_abs(x), 0.0f, 10.0f));
     return qc_with_sign(e / (e + 2.0f), x);
 }
 
-QC_MATH float qc_sigmoid(float x) {
+QC_INLINE float qc_sigmoid(float x) {
     const float e = qc_exp(-qc_abs(x));
     return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-QC_MATH float qc_erf(float x) {
+QC_INLINE float qc_erf(float x) {
     const float t = qc_clamp(qc_abs(x), 0.0f, 4.0f), s = t * t;
     float far = fmaf(-1.72853470e-5f, t, 3.83197126e-4f);
     far = fmaf(far, s, fmaf(-3.88396438e-3f, t, 2.42546219e-2f));
@@ -171,25 +169,25 @@ QC_MATH float qc_erf(float x) {
     return qc_with_sign(t > 0.927734375f ? far : near, x);
 }
 
-QC_MATH float qc_gelu(float x) { return 0.5f * x * (1.0f + qc_erf(x * 0.707106781f)); }
-QC_MATH float qc_gelu_tanh(float x) {
+QC_INLINE float qc_gelu(float x) { return 0.5f * x * (1.0f + qc_erf(x * 0.707106781f)); }
+QC_INLINE float qc_gelu_tanh(float x) {
     return 0.5f * x * (1.0f + qc_tanh(0.797884561f * fmaf(0.044715f * x * x, x, x)));
 }
-QC_MATH float qc_silu(float x) { return x * qc_sigmoid(x); }
-QC_MATH float qc_relu(float x) { return x < 0.0f ? 0.0f : x; }
-QC_MATH float qc_hard_sigmoid(float x) { return qc_clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
-QC_MATH float qc_hard_swish(float x) { return x * qc_clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
-QC_MATH float qc_softplus(float x) { return (x > 0.0f ? x : 0.0f) + qc_log1p(qc_exp(-qc_abs(x))); }
-QC_MATH float qc_mish(float x) {
+QC_INLINE float qc_silu(float x) { return x * qc_sigmoid(x); }
+QC_INLINE float qc_relu(float x) { return x < 0.0f ? 0.0f : x; }
+QC_INLINE float qc_hard_sigmoid(float x) { return qc_clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
+QC_INLINE float qc_hard_swish(float x) { return x * qc_clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
+QC_INLINE float qc_softplus(float x) { return (x > 0.0f ? x : 0.0f) + qc_log1p(qc_exp(-qc_abs(x))); }
+QC_INLINE float qc_mish(float x) {
     /* tanh(log(1 + e)) = (e^2 + 2 e) / (e^2 + 2 e + 2) */
     const float e = qc_exp(qc_clamp(x, -105.0f, 20.0f)), n = e * (e + 2.0f);
     return x * (n / (n + 2.0f));
 }
-QC_MATH float qc_rsqrt(float x) { return 1.0f / sqrtf(x); }
+QC_INLINE float qc_rsqrt(float x) { return 1.0f / sqrtf(x); }
 
 /* Quarter turns are counted and taken off in double, which is exact enough for positions of a long context. */
 #define QC_MAGIC_DOUBLE 6755399441055744.0
-QC_MATH float qc_wave(float x, uint32_t shift) {
+QC_INLINE float qc_wave(float x, uint32_t shift) {
     const double wide = qc_abs(x) < 1.0e9f ? (double)x : 0.0;
     double n = wide * 0.63661977236758134 + QC_MAGIC_DOUBLE;
     uint64_t bits;
@@ -209,11 +207,11 @@ QC_MATH float qc_wave(float x, uint32_t shift) {
     return qc_abs(x) < 1.0e9f ? y : NAN;
 }
 /* NaN from 1e9 on, where neighbouring floats are many turns apart. */
-QC_MATH float qc_sin(float x) { return qc_wave(x, 0); }
-QC_MATH float qc_cos(float x) { return qc_wave(x, 1); }
+QC_INLINE float qc_sin(float x) { return qc_wave(x, 0); }
+QC_INLINE float qc_cos(float x) { return qc_wave(x, 1); }
 
 /* x^y by logarithm and exponential in double. Negative x: whole y only, NaN else. */
-QC_MATH float qc_pow(float x, float y) {
+QC_INLINE float qc_pow(float x, float y) {
     const double magnitude = (double)qc_abs(x);
     uint64_t bits;
     memcpy(&bits, &magnitude, sizeof bits);
