@@ -1,0 +1,1 @@
+"""Generated CUDA: kernels over packed low-bit weights for Jetson and servers."""

@@ -1,0 +1,126 @@
+"""What can be said of CUDA kernels without running them: they build, fit, and are made of the right instructions."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from qcompiler.backends.cuda.arch import ARCHITECTURES, Architecture, architecture
+from qcompiler.backends.cuda.arguments import fields_of, grid_of, pack
+from qcompiler.backends.cuda.kernels import KERNELS
+from qcompiler.backends.cuda.kernels.row import Axis, CudaKernel, Instance
+from qcompiler.backends.cuda.roofline import Work, estimate, resident_blocks
+from qcompiler.backends.cuda.sass import Listing, disassemble
+from qcompiler.backends.cuda.toolchain import Compiled, Usage, compile_cubin, find_tool
+from qcompiler.cost import Roofline
+from qcompiler.errors import SpecError, UnsupportedError, VerifyError
+
+ORIN, HOPPER = ARCHITECTURES[87], ARCHITECTURES[90]
+
+
+def built(name: str, target: Architecture) -> Compiled:
+    try:
+        find_tool("nvcc")
+    except UnsupportedError as error:
+        pytest.skip(error.what)
+    return _built(name, target)
+
+
+@cache
+def _built(name: str, target: Architecture) -> Compiled:
+    kernel = KERNELS[name]
+    return compile_cubin([(kernel, instance) for instance in kernel.on(target)], target)
+
+
+def listings(name: str, target: Architecture) -> dict[str, Listing]:
+    compiled = built(name, target)
+    try:
+        return dict(disassemble(compiled.cubin))
+    except UnsupportedError as error:
+        pytest.skip(error.what)
+
+
+@pytest.mark.parametrize("target", [ORIN, HOPPER], ids=lambda target: target.name)
+@pytest.mark.parametrize("name", KERNELS)
+def test_builds_without_warnings_and_fits(name: str, target: Architecture) -> None:
+    if not KERNELS[name].on(target):
+        pytest.skip(f"{name} is not made for {target.name}")
+    compiled = built(name, target)
+    for instance in KERNELS[name].on(target):
+        usage = compiled.usage[instance.name]
+        assert usage.spilled == usage.stack == 0, instance.name
+        assert resident_blocks(instance, usage, target) >= instance.blocks, instance.name
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_arguments_can_be_read_from_the_header(name: str) -> None:
+    kernel = KERNELS[name]
+    assert fields_of(kernel)
+    sizes = {field for field, kind in fields_of(kernel) if kind != "*"}
+    for instance in kernel.instances:
+        assert {field for axis in instance.grid for field in axis.fields} <= sizes
+
+
+@pytest.mark.parametrize("target", [ORIN, HOPPER], ids=lambda target: target.name)
+def test_integer_products_copy_and_load_sixteen_bytes_at_once(target: Architecture) -> None:
+    found = listings("gemm_i8", target)["qc_gemm_i8_f32_128x128"]
+    loop = found.main_loop()
+    assert loop["IMMA"] >= 32
+    assert loop["LDSM"] * 2 <= loop["IMMA"]
+    assert found.count("LDGSTS.E.BYPASS.128") > 0
+    assert not found.uses_local_memory
+
+
+def test_unknown_argument_is_refused() -> None:
+    with pytest.raises(VerifyError, match="has no argument colums"):
+        pack(KERNELS["gemm_i8"], {"colums": 1})
+
+
+def test_grid_covers_ragged_sizes() -> None:
+    assert grid_of(KERNELS["gemm_i8"], "qc_gemm_i8_f32_128x128", {"rows": 129, "columns": 128}) == (1, 2, 1)
+
+
+def test_axis_is_the_same_in_c() -> None:
+    axis = Axis(("rows", "splits"), 64)
+    assert axis.blocks({"rows": 100, "splits": 3}) == 5
+    assert axis.expression("args") == "((args.rows * args.splits + 63) / 64)"
+
+
+def test_unknown_capability_names_the_known() -> None:
+    with pytest.raises(SpecError, match="capability 61"):
+        architecture(61)
+
+
+def kernel_of(threads: int, shared: int) -> Instance:
+    return Instance("qc_x", "x", threads, (Axis(), Axis(), Axis()), shared)
+
+
+@pytest.mark.parametrize(
+    ("threads", "shared", "registers", "resident"),
+    [(256, 0, 32, 6), (256, 0, 128, 2), (256, 65536, 32, 2), (1024, 0, 64, 1), (32, 0, 16, 16)],
+)
+def test_resident_blocks_are_limited_by_the_scarcest(threads: int, shared: int, registers: int, resident: int) -> None:
+    assert resident_blocks(kernel_of(threads, shared), Usage(registers, 0, 0), ORIN) == resident
+
+
+def test_estimate_says_what_a_launch_waits_for() -> None:
+    device = Roofline(operations={8: 1e12, 16: 5e11}, bandwidth=1e11, overhead=1e-6)
+    instance, usage = kernel_of(256, 0), Usage(128, 0, 0)
+
+    streaming = estimate(instance, usage, ORIN, Work(32, 10**8, 10**6, 8), device, 16)
+    assert streaming.bound == "memory"
+    assert streaming.seconds == pytest.approx(1e-3 + 1e-6)
+
+    half_empty = estimate(instance, usage, ORIN, Work(33, 10**3, 10**9, 8), device, 16)
+    assert half_empty.bound == "products"
+    assert half_empty.seconds == pytest.approx(1e-3 * 64 / 33 + 1e-6)
+    assert half_empty.waves == pytest.approx(33 / 32)
+
+    assert estimate(instance, usage, ORIN, Work(1, 10, 10, 8), device, 16).bound == "launch"
+
+
+def test_header_with_an_unreadable_field_is_refused(tmp_path) -> None:
+    (tmp_path / "qc_x.cuh").write_text("struct qc_x_args {\n    double scale;\n};\n")
+    with pytest.raises(VerifyError, match="a field of qc_x_args"):
+        fields_of(CudaKernel("x", str(tmp_path / "qc_x.cuh"), ()))
