@@ -8,8 +8,8 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SOURCES := qcompiler passes backends tests benchmarks .ci
-TOOLS := gcc cmake aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64-static qemu-arm-static
-TOOL_PACKAGES := gcc libc6-dev cmake gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+TOOLS := gcc g++ cmake aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc qemu-aarch64-static qemu-arm-static
+TOOL_PACKAGES := gcc g++ libc6-dev cmake gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
 	gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user-static
 
 .DEFAULT_GOAL := help
@@ -70,12 +70,13 @@ browser:
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| echo "no Chromium and no right to install one: the tests of the HTML report will be skipped"
 
-# Generated C is compiled here and, for ARM, run under an emulator; tests that lack one of them skip and say so.
+# Generated C is compiled here and, for ARM, run under an emulator, and CUDA kernels run as C++; tests that lack a
+# compiler skip and say so.
 compilers:
 	@( for tool in $(TOOLS); do command -v $$tool >/dev/null || exit 1; done ) \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 			&& apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOL_PACKAGES); } \
-		|| echo "no C compilers for x86 and ARM and no right to install them: tests of generated C will be skipped"
+		|| echo "no C compilers for x86 and ARM and no right to install them: tests of generated code will be skipped"
 
 clean:
 	rm -rf $(VENV) build dist demo-artifact *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,7 +4,8 @@
 
 Whole layers, packing of activations and making of results included, under qemu-user; how instructions are counted
 stands in benchmarks/kernels/arm_count.py. `bound`, `loop` and `layer` are MAC per instruction; the columns of
-processors are MAC per cycle of the loop by llvm-mca, and are empty when no llvm-mca that knows them is found.
+processors are MAC per cycle of the loop by llvm-mca, and are empty when no llvm-mca that knows them is found. Families
+that are left out keep what an earlier run wrote of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import argparse
 from collections.abc import Mapping
 from math import prod
 
-from benchmarks.common import print_table, write_results
+from benchmarks.common import merged, print_table, write_results
 from benchmarks.kernels import arm_binary, arm_floats, arm_int8, arm_low_bit
 from benchmarks.kernels.arm_count import PROCESSORS, Entry, count, cycles, find_simulator
 from qcompiler.errors import UnsupportedError
 
+NAME = "kernels_arm"
 FAMILIES: Mapping[str, tuple[Entry, ...]] = {
     "int8": arm_int8.ENTRIES,
     "low_bit": arm_low_bit.ENTRIES,
@@ -59,7 +61,7 @@ def main() -> None:
         print(note)
     rows = [measure(entry, simulated) for family in families for entry in FAMILIES[family]]
     print_table(rows)
-    write_results("kernels_arm", rows, note)
+    write_results(NAME, merged(NAME, rows, ("kernel", "level", "loop of")), note)
 
 
 if __name__ == "__main__":

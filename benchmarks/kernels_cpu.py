@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 
 from benchmarks.common import RESULTS, print_table, write_results
-from benchmarks.kernels import binary, floats, int8, low_bit
+from benchmarks.kernels import binary, codebook, floats, int8, low_bit
 from benchmarks.kernels.common import Contest, compete
 
 FAMILIES: Mapping[str, Callable[[], Iterator[Contest]]] = {
@@ -28,6 +28,8 @@ FAMILIES: Mapping[str, Callable[[], Iterator[Contest]]] = {
     "planes": binary.planes,
     "wna8": low_bit.integers,
     "wnf32": low_bit.floats,
+    "tables": low_bit.tables,
+    "codebook": codebook.linear,
     "gemm f32": floats.linear,
     "conv f32": floats.conv,
     "depthwise f32": floats.depthwise,

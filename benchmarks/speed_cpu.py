@@ -30,11 +30,12 @@ from benchmarks.common import print_table, write_results
 from benchmarks.decode import one_thread
 from benchmarks.models import CASES, Case
 from qcompiler.backends.c.backend import FOLDER, runner
-from qcompiler.backends.c.emission import sizes_of, write_module
+from qcompiler.backends.c.emission import write_module
 from qcompiler.backends.c.host import HostRunner, build_host
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.project import read_project, write_project
 from qcompiler.backends.c.settings import Settings
+from qcompiler.backends.c.sizes import sizes_of
 from qcompiler.backends.onnx.settings import settings_of
 from qcompiler.backends.onnx.writer import save_model, write_model
 from qcompiler.backends.reference import MEANINGS

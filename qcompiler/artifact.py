@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from qcompiler.errors import InputError, UnsupportedError
-from qcompiler.ir.interp import check_inputs, flatten_inputs
-from qcompiler.ir.program import Program, Signature
+from qcompiler.ir.program import Program
+from qcompiler.ir.states import first_values
 from qcompiler.manifest import (
     MANIFEST_FILE,
     Face,
@@ -32,9 +34,10 @@ from qcompiler.page import PageData, html
 from qcompiler.plan import Plan
 from qcompiler.report import Report
 from qcompiler.report.explanation import EXPLANATION_FILE, Explanation
+from qcompiler.session import Caller
 from qcompiler.simulate import Meanings, simulation
 from qcompiler.target import Runner, Target
-from qcompiler.weights import read_program, write_program
+from qcompiler.weights import read_program, read_states, write_program
 
 RunnerFactory = Callable[[Path, Mapping[str, object]], Runner]
 MeaningsFactory = Callable[[Mapping[str, object]], Meanings]
@@ -72,27 +75,22 @@ class Artifact:
         self._runner = runner
         self._meanings = meanings
         self._owned = _Owned(holder) if holder is not None else None
-        self._call = Artifact.bare(manifest.face.signature, manifest.face.program(), runner)
+        self._call = Caller(manifest.face, runner, self._first_states)
 
     @staticmethod
-    def bare(signature: Signature, program: Program, runner: Runner) -> Callable[..., object]:
+    def bare(program: Program, runner: Runner) -> Caller:
         """A runner that is called like the model, without any folder.
 
         Args:
-            signature: structure of the result.
-            program: its inputs say what a call must look like.
+            program: its inputs, states and signature say what a call must look like.
             runner: flat inputs to flat results.
         """
-
-        def call(*args: object, **kwargs: object) -> object:
-            flat = flatten_inputs(program, args, kwargs)
-            check_inputs(program, flat)
-            return signature.result.build(runner(flat))
-
-        return call
+        return Caller(Face.of(program), runner, lambda: first_values(program))
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Runs the artefact on tensors or arrays, passed like to the model.
+
+        What the model writes to its buffers is kept for the next call, by this artefact alone; see `reset`.
 
         Returns:
             torch tensors in the structure that the model returns.
@@ -101,6 +99,18 @@ class Artifact:
             InputError: when an input has another name, dtype or shape than the model takes.
         """
         return self._call(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Makes the next call, and the next simulated one, a first one: states are what they were at the beginning.
+
+        Raises:
+            InputError: when the model keeps nothing from call to call.
+        """
+        self._call.reset()
+        self._simulated.reset()
+
+    def _first_states(self) -> list[Tensor]:
+        return read_states(self.folder, self.manifest.face.states)
 
     def simulate(self, *args: object, **kwargs: object) -> object:
         """What the artefact computes, without the runtime that it is for: its program by the meanings of its kernels.
@@ -134,9 +144,12 @@ class Artifact:
         return simulation(self.program, self._meanings) if self._meanings else None
 
     @cached_property
-    def _simulated(self) -> Callable[..., object]:
-        face = self.manifest.face
-        return Artifact.bare(face.signature, face.program(), simulation(self.program, self._meanings))
+    def _simulated(self) -> Caller:
+        return Caller(self.manifest.face, lambda inputs: self._simulation(inputs), self._first_states)
+
+    @cached_property
+    def _simulation(self) -> Runner:
+        return simulation(self.program, self._meanings)
 
     def __repr__(self) -> str:
         return f"<Artifact @{self.manifest.face.name} for {self.manifest.target} in {self.folder}>"

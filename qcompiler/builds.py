@@ -18,3 +18,12 @@ class Builds(Protocol):
     def obstacle(self, folder: Path) -> str:
         """Why the emitted files cannot run on this machine, and what to install; empty where they can."""
         ...
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A backend that says in the report what its files hold."""
+
+    def tell(self, folder: Path) -> Sequence[str]:
+        """One line each, of the emitted files."""
+        ...

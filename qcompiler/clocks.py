@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -11,6 +12,8 @@ import torch
 from qcompiler.cost import Device
 from qcompiler.target import Target
 
+_CPUINFO = Path("/proc/cpuinfo")
+_FEATURES = ("asimddp", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "sve")
 Part = Literal["enter", "layout in", "operator", "layout out", "leave"]
 Times = Mapping[Part, float]
 """Seconds of one call of a lone layer: its operands become codes, are laid out anew, the layer itself, and back."""
@@ -35,3 +38,12 @@ class Clocks(Protocol):
     ) -> list[list[Times]]:
         """The same for files that hold one layer each, divided into parts."""
         ...
+
+
+def processor_here() -> tuple[str, tuple[str, ...]]:
+    """The processor as the operating system calls it, and which instruction sets that matter it has."""
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
+    words = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = words.get("flags", words.get("Features", "")).split()
+    name = words.get("model name", platform.processor() or platform.machine())
+    return name, tuple(feature for feature in _FEATURES if feature in flags)

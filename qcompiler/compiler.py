@@ -17,10 +17,10 @@ import torch
 from qcompiler.artifact import Artifact, building, check_output, open_artifact, write_files
 from qcompiler.budget import Budget
 from qcompiler.builds import Builds
+from qcompiler.companions import emit_companions, told
 from qcompiler.errors import AuditError, InputError, PassError
 from qcompiler.explain.sources import explain_artifact, keep_sources
 from qcompiler.frontier import Frontier
-from qcompiler.ir.interp import run
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program, Stage
 from qcompiler.job import Job, backends, budgeted, prepare, recipe_for, run_job, tried_deployed
@@ -65,6 +65,7 @@ def compile(
     weights: str | Path | None = None,
     simulate: Simulation = "quantized",
     keep_float: bool | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Compiles a model for a target.
 
@@ -95,6 +96,9 @@ def compile(
             the kernels of the target by what they mean; allocations then try whole plans so, and the report has a line.
         keep_float: whether the folder keeps the float program beside the files that run, so that `explain` works
             without the model; None: up to 256 MB of weights.
+        states: inputs that the model is to keep from call to call, by name, and the results that they get, by key or
+            number: `{"past.0.key": "present.0.key"}`. They begin at zero, and calls neither give nor get them. Buffers
+            that a torch model writes to are kept without being named.
 
     Returns:
         The artefact: call it like the model; see `.report`, `.plan`, `.onnx`, `.save(folder)`.
@@ -107,7 +111,7 @@ def compile(
     if output is not None:
         check_output(Path(output))
     chosen = recipe_for(recipe, budget)
-    job = prepare(model, target, inputs, calibration, chosen, plan, dynamic, seed, weights=weights)
+    job = prepare(model, target, inputs, calibration, chosen, plan, dynamic, seed, weights=weights, states=states)
     return build(
         job, budget=budget, evaluate=evaluate, output=output, strict=strict, simulate=simulate, keep_float=keep_float
     )
@@ -228,7 +232,8 @@ def build(
     folder = Path(holder.name) / "artifact"
     with building(folder) as work:
         job.options.progress("emit", 0, 1)
-        files = backend.emit(lowered, job.target, work)
+        files = list(backend.emit(lowered, job.target, work))
+        more, told_of = emit_companions(job.target, quantized, work)
         audits = backend.audit(lowered, job.target, work)
         job.options.progress("measure", 0, 1)
         shipped, obstacle = _shipping(backend, files, work)
@@ -256,11 +261,11 @@ def build(
         if evaluate is not None:
             report = replace(
                 report,
-                metric_float=_metric(evaluate, lambda *args, **kwargs: run(canonical, *args, **kwargs)),
-                metric_quantized=_metric(evaluate, Artifact.bare(canonical.signature, canonical, runner)),
+                metric_float=_metric(evaluate, Artifact.bare(canonical, simulation(canonical, {}))),
+                metric_quantized=_metric(evaluate, Artifact.bare(canonical, runner)),
             )
         report = with_latency(report, latency_report(outcome, work))
-        notes += report.notes
+        notes += [*report.notes, *told(backend, work), *told_of]
         if simulate == "deployed":
             ships = simulation(lowered, backend.meanings())
             notes.append(simulated_line(canonical, ships, job.batches or [job.sample], report.sqnr_db))
@@ -271,7 +276,9 @@ def build(
         _annotate(job, work, report, measured)
         plan = replace(plan_of(quantized, job.target.name, job.recipe.name), measured=measured)
         kept = keep_sources(canonical, quantized, work, keep_float)
-        write_files(work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, [*files, *kept], page)
+        write_files(
+            work, lowered, plan, job.recipe.to_yaml(), report, job.target, job.seed, [*files, *more, *kept], page
+        )
     job.options.progress("done", 1, 1)
     artifact = open_artifact(folder, _runner, holder, _meanings, explain_artifact)
     return artifact.save(output, force=force) if output is not None else artifact

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from qcompiler.errors import InputError
-from qcompiler.ir.interp import check_inputs, flatten_inputs
+from qcompiler.ir.interp import check_inputs, evaluate, flatten_inputs
 from qcompiler.ir.program import Program
+from qcompiler.ir.states import arguments, first_values
 from qcompiler.stats import Batch
 
 
@@ -47,10 +48,17 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class Batches(Sequence[Batch]):
-    """Calibration batches in flat form, converted one at a time as they are read."""
+    """Calibration batches in flat form, converted one at a time as they are read.
+
+    Args:
+        program: whose inputs they are.
+        samples: as users gave them.
+        kept: what the states hold before each of them, for a program with states.
+    """
 
     program: Program
     samples: Sequence[object] = field(default_factory=list)
+    kept: Sequence[Sequence[torch.Tensor]] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,7 +66,8 @@ class Batches(Sequence[Batch]):
     def __getitem__(self, index: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
         if index >= len(self.samples):
             raise IndexError(index)
-        return flat_batch(self.program, self.samples[index], f"calibration sample {index}")
+        flat = flat_batch(self.program, self.samples[index], f"calibration sample {index}")
+        return [*flat[: len(flat) - len(self.kept[index])], *self.kept[index]] if self.kept else flat
 
     def labels(self, index: int) -> torch.Tensor | None:
         """The labels that came with a batch: int64 [samples], None where there are none."""
@@ -75,7 +84,8 @@ def calibration_batches(program: Program, calibration: object, limit: int | None
         calibration: an iterable (list, generator, DataLoader) of inputs as `as_inputs` reads them, or the path of an
             `.npz` file whose arrays are named like the inputs and whose first axis runs over samples; one more array,
             `labels`, holds the true classes. A loader that yields `(x, label)` pairs may be given for a model with one
-            input; `Batches.labels` hands the labels on.
+            input; `Batches.labels` hands the labels on. Samples of a model with states are calls that follow each
+            other, and None among them begins anew.
         limit: most samples to take.
 
     Raises:
@@ -87,9 +97,28 @@ def calibration_batches(program: Program, calibration: object, limit: int | None
             raise _empty(str(calibration))
     else:
         samples = as_samples(calibration, limit)
+    if program.states:
+        return _following(program, samples)
     for index, sample in enumerate(samples):
         _check_sample(program, sample, f"calibration sample {index}")
     return Batches(program, samples)
+
+
+def _following(program: Program, samples: Sequence[object]) -> Batches:
+    """Samples as calls of which each starts from what the one before left; the states of all are in memory."""
+    values, count = first_values(program), len(program.states)
+    taken: list[object] = []
+    kept: list[Sequence[torch.Tensor]] = []
+    for index, sample in enumerate(samples):
+        if sample is None:
+            values = first_values(program)
+            continue
+        flat = _check_sample(program, sample, f"calibration sample {index}")
+        taken.append(sample)
+        kept.append(values)
+        with torch.no_grad():
+            values = evaluate(program, [*flat[: len(flat) - count], *values])[-count:]
+    return Batches(program, taken, kept)
 
 
 def as_samples(calibration: object, limit: int | None = None) -> list[object]:
@@ -144,7 +173,7 @@ def flat_batch(program: Program, sample: object, where: str) -> Batch:
         InputError: when it does not fit, or holds NaN or infinity.
     """
     inputs = as_inputs(sample)
-    if len(program.inputs) == 1 and len(inputs.args) == 2 and not inputs.kwargs:
+    if len(arguments(program)) == 1 and len(inputs.args) == 2 and not inputs.kwargs:
         inputs = Inputs(inputs.args[0])
     try:
         flat = flatten_inputs(program, inputs.args, inputs.kwargs)
@@ -154,10 +183,12 @@ def flat_batch(program: Program, sample: object, where: str) -> Batch:
     return flat
 
 
-def _check_sample(program: Program, sample: object, where: str) -> None:
-    for name, tensor in zip(program.input_names, flat_batch(program, sample, where), strict=True):
+def _check_sample(program: Program, sample: object, where: str) -> Batch:
+    flat = flat_batch(program, sample, where)
+    for name, tensor in zip(program.input_names, flat, strict=True):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"input '{name}' holds NaN or infinity", where=where, mend="remove or repair the sample")
+    return flat
 
 
 def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[object]:
@@ -169,7 +200,7 @@ def read_npz(path: Path, program: Program, batch: int = 32) -> Iterator[object]:
         InputError: when the file cannot be read or its arrays are not named like the inputs.
     """
     arrays = load_npz(path)
-    names = program.input_names
+    names = [str(node.target) for node in arguments(program)]
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(
@@ -220,7 +251,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _first_dimension(program: Program) -> int | None:
-    for node in program.inputs:
+    for node in arguments(program):
         dim = program.shape(node)[0] if program.shape(node) else None
         if isinstance(dim, int):
             return dim

@@ -189,6 +189,7 @@ class _Hybrid:
             if name not in dimensions.symbols:
                 dimensions.add(name, symbol)
         hybrid = Program(first.name, first.stage, dimensions=dimensions, signature=first.signature)
+        hybrid.states = dict(first.states)
         others = {node.target: node for node in second.inputs}
         for node in first.inputs:
             made = hybrid.add_input(str(node.target), first.type(node))

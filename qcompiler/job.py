@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from qcompiler.backends.c.backend import CBackend
+from qcompiler.backends.cuda.backend import CudaBackend
 from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.budget import Budget
@@ -17,6 +18,7 @@ from qcompiler.data import Batches, calibration_batches, example_from, flat_batc
 from qcompiler.deploy import Deploy
 from qcompiler.errors import InputError
 from qcompiler.frontier import Frontier
+from qcompiler.ir.pairing import paired
 from qcompiler.ir.program import Program, Stage
 from qcompiler.pass_text import parse_pass, pass_text
 from qcompiler.passes.allocate import Assign, MixedPrecision, UsePlan
@@ -39,7 +41,7 @@ _Named = TypeVar("_Named", str, str | Path | Recipe)
 
 def backends() -> Mapping[str, Backend]:
     """The code behind each target family, by name."""
-    return {backend.name: backend for backend in (OnnxBackend(), CBackend(), ReferenceBackend())}
+    return {backend.name: backend for backend in (OnnxBackend(), CBackend(), CudaBackend(), ReferenceBackend())}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def prepare(
     options: Options | None = None,
     log: Callable[[str], None] = lambda line: None,
     weights: str | Path | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> Job:
     """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
     device = target if isinstance(target, Target) else load_target(target, backends())
@@ -102,9 +105,12 @@ def prepare(
         program = trace_sample(model, inputs, dynamic, source, weights)
     else:
         program = trace(model, inputs, dynamic, weights)
+    example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
+    if states:
+        names, program = program.input_names, paired(program, states)
+        example = None if example is None else [example[names.index(name)] for name in program.input_names]
     chosen = named or load_recipe(_automatic(program, calibration, log))
     batches = calibration_batches(program, calibration) if calibration is not None else Batches(program)
-    example = None if inputs is None or isinstance(model, Program) else flat_batch(program, inputs, "inputs")
     extra = [parse_pass(text, catalogue()) for text in device.passes]
     passes = (*CANONICAL, *extra, *(_replayed(pass_, plan) for pass_ in chosen.passes))
     return Job(program, device, passes, chosen, batches, example, seed, options or Options(), log)

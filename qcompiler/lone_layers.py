@@ -206,6 +206,7 @@ def lone_program(program: Program, lone: Lone) -> Program:
         type_ = replace(alone.tensor_type(source), shape=sizes)
         alone.redirect(node, source, alone.add_input(f"{source.name}_alone", type_))
     alone.set_outputs([behind])
+    alone.states = {}
     alone.erase_dead()
     for placeholder in given:
         alone.erase(placeholder)

@@ -10,10 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 
 from qcompiler.errors import InputError, QCompilerError
+from qcompiler.ir.cursor import Cursor, Scope
+from qcompiler.ir.fill import Fill
 from qcompiler.ir.parse_dim import parse_dim
 from qcompiler.ir.program import Program, Signature
+from qcompiler.ir.states import arguments, results, state_nodes
 from qcompiler.ir.structure import from_json
-from qcompiler.ir.text import print_dim
+from qcompiler.ir.text import print_dim, print_fill
 from qcompiler.ir.types import DTYPE_NAMES, DTYPES_BY_NAME, Symbol, TensorType
 
 FORMAT = 1
@@ -29,8 +32,9 @@ class Face:
         name: of the program.
         signature: structure of inputs and result.
         dimensions: symbols of the input shapes.
-        inputs: name and type of each flat input.
-        outputs: names of the flat results.
+        inputs: name and type of each flat input, without states.
+        outputs: names of the flat results, without states.
+        states: what goes from call to call: name, type, and what the first call starts from.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Face:
     dimensions: Mapping[str, Symbol]
     inputs: tuple[tuple[str, TensorType], ...]
     outputs: tuple[str, ...]
+    states: tuple[tuple[str, TensorType, Fill], ...] = ()
 
     @staticmethod
     def of(program: Program) -> Face:
@@ -46,12 +51,16 @@ class Face:
             program.name,
             program.signature,
             dict(program.dimensions.symbols),
-            tuple((str(node.target), program.tensor_type(node)) for node in program.inputs),
-            tuple(node.name for node in program.outputs),
+            tuple((str(node.target), program.tensor_type(node)) for node in arguments(program)),
+            tuple(node.name for node in results(program)),
+            tuple(
+                (str(node.target), program.tensor_type(node), _fill(print_fill(program.states[str(node.target)])))
+                for node in state_nodes(program)
+            ),
         )
 
     def program(self) -> Program:
-        """A program with these inputs and no operators: enough to flatten and check a call."""
+        """A program with these inputs, without states and operators: enough to flatten and check a call."""
         bare = Program(self.name, signature=self.signature)
         for name, symbol in self.dimensions.items():
             bare.dimensions.add(name, symbol)
@@ -69,16 +78,13 @@ class Face:
                 name: {"hint": symbol.hint, "low": symbol.low, "high": symbol.high}
                 for name, symbol in self.dimensions.items()
             },
-            "inputs": [
-                {
-                    "name": name,
-                    "dtype": DTYPE_NAMES[type_.dtype],
-                    "shape": [print_dim(dim) for dim in type_.shape],
-                }
-                for name, type_ in self.inputs
-            ],
+            "inputs": [_port(name, type_) for name, type_ in self.inputs],
             "outputs": list(self.outputs),
+            **({"states": states} if (states := self._states()) else {}),
         }
+
+    def _states(self) -> list[dict[str, object]]:
+        return [{**_port(name, type_), "first": print_fill(first)} for name, type_, first in self.states]
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> Face:
@@ -205,6 +211,14 @@ def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
             )
 
 
+def _port(name: str, type_: TensorType) -> dict[str, object]:
+    return {"name": name, "dtype": DTYPE_NAMES[type_.dtype], "shape": [print_dim(dim) for dim in type_.shape]}
+
+
+def _fill(text: str) -> Fill:
+    return Cursor(text, Scope()).fill()
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -228,18 +242,18 @@ def _read_face(data: Mapping[str, object]) -> Face:
     world = Program()
     for name, symbol in symbols.items():
         world.dimensions.add(name, symbol)
-    types = tuple(
-        (
-            str(item["name"]),
-            TensorType(
-                DTYPES_BY_NAME[item["dtype"]],
-                tuple(parse_dim(dim, world.dimensions) for dim in item["shape"]),
-            ),
-        )
-        for item in inputs
-    )
+
+    def named(item: Mapping[str, str]) -> tuple[str, TensorType]:
+        shape = tuple(parse_dim(dim, world.dimensions) for dim in item["shape"])
+        return str(item["name"]), TensorType(DTYPES_BY_NAME[item["dtype"]], shape)
+
+    types = tuple(map(named, inputs))
+    states = data.get("states", [])
+    if not isinstance(states, list):
+        raise TypeError("states are no list")
+    kept = tuple((*named(item), _fill(item["first"])) for item in states)
     structure = Signature(*(from_json(signature[part]) for part in ("args", "kwargs", "result")))
-    return Face(str(data["name"]), structure, symbols, types, tuple(outputs))
+    return Face(str(data["name"]), structure, symbols, types, tuple(outputs), kept)
 
 
 def _read(data: object) -> Manifest:

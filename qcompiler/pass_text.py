@@ -30,7 +30,7 @@ def pass_text(pass_: Named) -> str:
 
 
 def name_and_options(text: str) -> tuple[str, dict[str, str]]:
-    """The parts of `name{option=value, ...}`.
+    """The parts of `name{option=value, ...}`; commas within brackets belong to a value.
 
     Raises:
         SpecError: when the braces do not match.
@@ -38,7 +38,7 @@ def name_and_options(text: str) -> tuple[str, dict[str, str]]:
     name, brace, body = text.strip().partition("{")
     if bool(brace) != body.endswith("}"):
         raise SpecError("the braces do not match", where=text, mend="write name{option=value, ...}")
-    words = [word.partition("=") for word in body.rstrip("} ").split(",") if word.strip()]
+    words = [word.partition("=") for word in re.split(r",(?![^\[\]]*\])", body.rstrip("} ")) if word.strip()]
     return name, {key.strip(): value.strip() for key, _, value in words}
 
 

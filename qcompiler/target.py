@@ -120,12 +120,19 @@ class Slot:
     reduce_axis: int = 1
 
     def resolve(self, scheme: Scheme) -> Number | None:
-        """The number this slot gets under a scheme; exact matches first, then the kernel's preference."""
+        """The number this slot gets under a scheme; exact matches first, then the kernel's preference.
+
+        A scale per token that is found at run time also serves a request for one per tensor: it is never less exact.
+        """
         request = scheme.weight if self.weight else scheme.activation
         if request is None:
             return None
-        found = [number for accept in self.accepts if (number := accept.resolve(request))]
-        return request if request in found else found[0] if found else None
+        finer = request.dynamic and request.granularity == "tensor"
+        for wanted in (request, replace(request, granularity="token")) if finer else (request,):
+            found = [number for accept in self.accepts if (number := accept.resolve(wanted))]
+            if found:
+                return request if request in found else found[0]
+        return None
 
     def keeps(self, spec: QuantSpec) -> Number | None:
         """The number of a weight that its checkpoint stores as codes of `spec`; None when the slot does not take it."""
@@ -257,6 +264,7 @@ class Target:
         description: one line for people.
         settings: of the backend, and what the compiler itself asks for.
         device: its peaks, by which kernels that nobody measured are modelled; None when they are not known.
+        companions: names of targets for which the same quantized program is written too.
     """
 
     name: str
@@ -265,6 +273,7 @@ class Target:
     description: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     device: Roofline | None = None
+    companions: tuple[str, ...] = ()
 
     def with_settings(self, changes: Mapping[str, object]) -> Target:
         """The device with other settings of its backend, such as `{"opset": 17}`; the backend checks them."""
@@ -367,7 +376,9 @@ def slot_problem(program: Program, slot: Slot, argument: object) -> str:
         return "is not a tensor"
     if any(node.op == "get_attr" for node in nodes):
         return "is a constant"
-    return "" if all(program.tensor_type(node).is_float for node in nodes) else "is not floating point"
+    types = [program.type(node) for node in nodes]
+    reals = all(isinstance(type_, TensorType) and type_.is_float for type_ in types)
+    return "" if reals else "is not floating point"
 
 
 def _not_taken(what: str, request: Number | QuantSpec | None) -> str:

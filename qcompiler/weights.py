@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from qcompiler.ir.fill import Fill, digest_of
 from qcompiler.ir.parse import parse_program
 from qcompiler.ir.program import Program
 from qcompiler.ir.region import copy_deep, nested_param_nodes, resolve_params
+from qcompiler.ir.states import resolve_states, state_place, stored_states
 from qcompiler.ir.text import INLINE_VALUES, print_program
 from qcompiler.ir.types import TensorType
 from qcompiler.spec import QuantSpec
@@ -60,6 +62,10 @@ def write_program(
             stored[name] = packed.clone() if packed.data_ptr() == value.data_ptr() else packed
         else:
             shared[name] = first
+    for name, place, value in list(stored_states(written)):
+        written.states[name] = fill = _as_text(value, TensorType(value.dtype, tuple(value.shape)))
+        if fill.kind == "digest":
+            stored[place] = value.contiguous()
     (folder / text_file).write_text(print_program(written), encoding="utf-8")
     path = folder / weight_file
     try:
@@ -87,13 +93,41 @@ def read_program(folder: Path, text_file: str = PROGRAM_FILE, weight_file: str =
                 for name, owner, node in nested_param_nodes(program)
                 if (place := shared.get(name, name)) in present
             }
+            weights |= {place: file.get_tensor(place) for place in map(state_place, program.states) if place in present}
     except (OSError, ValueError, SafetensorError, ParseError) as error:
         text = error.what if isinstance(error, ParseError) else str(error)
         raise InputError(
             f"cannot read the program: {text}", where=str(folder), mend="write the artefact again"
         ) from error
     resolve_params(program, weights)
+    resolve_states(program, weights)
     return program
+
+
+def read_states(
+    folder: Path, states: Sequence[tuple[str, TensorType, Fill]], weight_file: str = WEIGHT_FILE
+) -> list[Tensor]:
+    """What the first call of an artefact starts from, without reading its program.
+
+    Args:
+        folder: that `write_program` wrote into.
+        states: name, type and value of each, as the manifest has them.
+        weight_file: as there.
+
+    Raises:
+        InputError: when the file of weights is missing or unreadable.
+    """
+    found: list[Tensor] = []
+    for name, type_, first in states:
+        if first.kind != "digest":
+            found.append(first.materialize(type_))
+            continue
+        try:
+            with safe_open(folder / weight_file, framework="pt") as file:
+                found.append(file.get_tensor(state_place(name)))
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot read the state '{name}': {error}", where=str(folder)) from error
+    return found
 
 
 def system_error(error: SafetensorError, path: Path) -> OSError:

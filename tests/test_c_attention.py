@@ -73,5 +73,20 @@ def test_every_level_gives_the_same_bits(masking: str, isa: Isa) -> None:
     check_same(kernel(masking), isa)
 
 
+@pytest.mark.parametrize("masking", ["mask", "keep"])
+def test_keys_behind_the_last_one_seen_are_not_read(masking: str) -> None:
+    keys, seen, depth = 150, 67, 20
+    q, k, v = normal(1, 2, depth), normal(2, keys, depth), normal(3, keys, depth)
+    exact = (wide(q) @ wide(k)[:seen].T).softmax(-1) @ wide(v)[:seen]
+    k[seen:], v[seen:] = np.nan, np.inf
+    hides = np.arange(keys) >= seen
+    mask: Value = np.where(hides, -np.inf, 0).astype(np.float32) if masking == "mask" else (~hides).astype(np.uint8)
+    case: dict[str, Value] = {"query": q, "key": k, "value": v, "out": np.zeros((2, depth), np.float32)}
+    case |= {f"{name}_steps.row": depth for name in ("query", "key", "value", "out")}
+    case |= {"key_heads": 1, "shared": 1, "length": 2, "keys": keys, "depth": depth, "width": depth, "scale": 1.0}
+    case[masking] = mask
+    check_close(("attention", lambda: [(case, 1, exact.numpy())], 2e-6))
+
+
 def test_stays_inside_its_memory() -> None:
     check_same(kernel("keep"), Isa.AVX2, sanitize=True)

@@ -61,8 +61,11 @@ def gemm_case(shape: Shape, seed: int) -> tuple[Case, np.ndarray]:
     rows, columns, taps, depth = shape
     weight, bias = normal(seed + 1, columns, taps, depth), normal(seed, columns)
     place, seen = windows(shape, seed)
+    added = normal(seed + 2, rows, columns + 3) if seed % 2 else None
     case: Case = {
         **place,
+        "added": added,
+        "added_stride": columns + 3,
         "weight": blocked(weight, FLOAT_LAYOUT),
         "columns": columns,
         "depth": depth,
@@ -73,7 +76,8 @@ def gemm_case(shape: Shape, seed: int) -> tuple[Case, np.ndarray]:
         "high": 2.5,
     }
     terms = seen.reshape(rows, -1).T[:, :, None], weight.reshape(columns, -1).T[:, None]
-    return case, np.clip(chain(np.tile(bias, (rows, 1)), *terms), -2.0, 2.5)
+    sums = chain(np.tile(bias, (rows, 1)), *terms)
+    return case, np.clip(sums if added is None else sums + added[:, :columns], -2.0, 2.5)
 
 
 @every_level

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.packing import blocked, unblocked
+from qcompiler.backends.reference.arithmetic import fused_multiply_add
 from tests.c_harness import Case, Value, run_kernel
 from tests.c_int8 import CODES, FINISHES, INT32, act_dtype, finished, make_epilogue, out_dtype
 
@@ -68,6 +69,47 @@ def test_equals_its_meaning(isa: Isa, shape: tuple[int, int, int, int], finish: 
     case, sums = make_case(isa, shape, finish, seed)
     (found,) = run_kernel("gemm_i8", isa, [case], [(0, shape[0])])
     np.testing.assert_array_equal(found, finished(case, sums))
+
+
+def added(case: Case, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Codes and those that are added to them, as `qc_residual` says."""
+
+    def number(name: str) -> torch.Tensor:
+        return torch.tensor(float(case[f"epilogue.residual.{name}"]))  # pyright: ignore[reportArgumentType]
+
+    q, r = torch.from_numpy(own).float() - number("own_shift"), torch.from_numpy(other).float() - number("shift")
+    pairs = [(q, number("own")), (r, number("factor"))]
+    (outer, a), (inner, b) = reversed(pairs) if case["epilogue.residual.leads"] else pairs
+    steps = fused_multiply_add(outer, a, fused_multiply_add(inner, b, number("constant")))
+    return (steps.round() + number("result_shift")).clamp(number("low"), number("high")).numpy()
+
+
+@pytest.mark.parametrize("isa", list(KERNEL.variants), ids=lambda isa: isa.value)
+@given(shape=shapes(), leads=st.integers(0, 1), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+def test_codes_are_added_before_any_is_stored(
+    isa: Isa, shape: tuple[int, int, int, int], leads: int, seed: int
+) -> None:
+    case, sums = make_case(isa, shape, CODES, 2 * seed)
+    random, info = np.random.default_rng(seed), np.iinfo(act_dtype(isa))
+    stride = shape[1] + seed % 3
+    other = random.integers(info.min, info.max + 1, (shape[0], stride), dtype=act_dtype(isa))
+    residual: Case = {
+        "codes": other,
+        "stride": stride,
+        "leads": leads,
+        "own": 0.7,
+        "factor": 1.1,
+        "constant": -13.25,
+        "own_shift": float(seed % 2 * 128),
+        "shift": float(info.min),
+        "result_shift": float(info.min + 7),
+        "low": float(info.min + 9),
+        "high": float(info.max - 20),
+    }
+    case = {**case, **{f"epilogue.residual.{name}": value for name, value in residual.items()}}
+    (found,) = run_kernel("gemm_i8", isa, [case], [(0, shape[0])])
+    np.testing.assert_array_equal(found, added(case, finished(case, sums), other[:, : shape[1]]))
 
 
 @given(shape=shapes(), columns=st.integers(1, 9), depth=st.integers(1, 9))

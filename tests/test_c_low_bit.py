@@ -19,7 +19,7 @@ from qcompiler.spec import QuantSpec, dequantize
 from tests.c_harness import Case, run_kernel
 
 WNA8, WNF32 = MICRO_KERNELS["gemm_wna8"], MICRO_KERNELS["gemm_wnf32"]
-ROWS = (1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 15, 17, 25)
+ROWS = (1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 15, 17, 25, 32, 35)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def float_meaning(product: Product, input: np.ndarray, table: np.ndarray | None 
     return total + product.bias if product.shape.biased else total
 
 
-DEEP = [Shape(13, 33, 1700, block, bits, bits == 2, True) for bits in (2, 4) for block in (128, 1700)]
+DEEP = [Shape(37, 33, 1700, block, bits, bits == 2, True) for bits in (2, 3, 4, 8) for block in (128, 592, 1700)]
 
 
 @pytest.mark.parametrize("isa", [isa for isa in WNA8.variants if isa is not Isa.PORTABLE], ids=lambda isa: isa.value)
@@ -230,11 +230,18 @@ def test_words_have_an_inverse(shape: Shape, layout: Blocked) -> None:
 RAGGED = [Shape(7, 67, 90, block, bits, bits == 3, bits == 2) for bits in (2, 3, 4, 8) for block in (32, 90)]
 
 
-@pytest.mark.parametrize("name", ["gemm_wna8", "gemm_wnf32"])
-def test_touches_nothing_else(name: str) -> None:
-    isa = Isa.AVX2
+@pytest.mark.parametrize(
+    ("name", "isa", "shapes"),
+    [
+        ("gemm_wna8", Isa.AVX2, RAGGED),
+        ("gemm_wna8", Isa.AMX, [replace(shape, rows=37) for shape in RAGGED]),
+        ("gemm_wnf32", Isa.AVX2, RAGGED),
+    ],
+    ids=["gemm_wna8-avx2", "gemm_wna8-amx", "gemm_wnf32-avx2"],
+)
+def test_touches_nothing_else(name: str, isa: Isa, shapes: list[Shape]) -> None:
     layout = MICRO_KERNELS[name].layout(isa)
-    products = [make_product(shape, 0) for shape in RAGGED]
+    products = [make_product(shape, 0) for shape in shapes]
     cases = [integer_case(p, layout) if name == "gemm_wna8" else float_case(p, layout) for p in products]
     panels = -(-67 // layout.columns)
     for found in run_kernel(name, isa, cases, [(0, panels)] * len(cases), sanitize=True):

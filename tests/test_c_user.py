@@ -37,7 +37,13 @@ def test_a_setting_that_cannot_be_is_named(target: str, told: str) -> None:
 
 def test_a_value_that_cannot_be_read_is_named() -> None:
     with pytest.raises(SpecError, match="the value of setting dispatched"):
-        load_target("x86-64-v3{dispatched=[amx,avx512]}", backends())
+        load_target("x86-64-v3{dispatched=[amx}", backends())
+
+
+def test_a_list_in_braces_is_read() -> None:
+    target = load_target("x86-64-v3{dispatched=[amx, avx512], run_threads=2}", backends())
+    assert target.settings["dispatched"] == ["amx", "avx512"]
+    assert target.settings["run_threads"] == 2
 
 
 def _missing(*_: object) -> None:

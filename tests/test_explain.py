@@ -65,16 +65,6 @@ class PicksElements(nn.Module):
         return x[x > 0]
 
 
-class WritesItsState(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen += x.mean(0)
-        return x + self.seen
-
-
 class TakesAnotherWay(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None and not torch.compiler.is_exporting():
@@ -102,7 +92,6 @@ REFUSED: tuple[tuple[nn.Module, str, str, str], ...] = (
     (GrowsAList(), "while len(parts)", "which way to go", "torch.where"),
     (KeysByValue(), "cache = {float", "Python number", "keep it a tensor"),
     (PicksElements(), "return x[x > 0]", "depends on data", "masks"),
-    (WritesItsState(), "self.seen += x.mean(0)", "writes to 'seen'", "return the new state"),
     (TakesAnotherWay(), "return x * mask", "another way while it is being traced", "attention mask"),
     (CallsACustomOperator(), "return opaque(x)", "custom operator planted::opaque", "register_fake"),
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qcompiler.backends.c.backend import CBackend
+from qcompiler.backends.cuda.backend import CudaBackend
 from qcompiler.backends.onnx.backend import OnnxBackend
 from qcompiler.backends.onnx.kernels import WRITERS
 from qcompiler.backends.onnx.settings import settings_of
@@ -20,7 +21,7 @@ from qcompiler.job import backends
 from qcompiler.target import Kernel, Target
 from qcompiler.targets import load_target, target_names
 
-BACKENDS = {"c": CBackend(), "onnx": OnnxBackend(), "reference": ReferenceBackend()}
+BACKENDS = {"c": CBackend(), "cuda": CudaBackend(), "onnx": OnnxBackend(), "reference": ReferenceBackend()}
 ROWS = [
     (target, kernel) for name in target_names() for target in [load_target(name, BACKENDS)] for kernel in target.kernels
 ]

@@ -114,6 +114,39 @@ QC_FINISH_INLINE void qc_finish_rows(
         qc_finish_row(e, c, &limits, sums[r], row + r, out, finish, by_row);
 }
 
+/* Eight codes as floats, less a shift. */
+QC_FINISH_INLINE void qc_code_floats(int8x8_t codes, float shift, float32x4_t out[2]) {
+    const int16x8_t words = vmovl_s8(codes);
+    out[0] = vsubq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vdupq_n_f32(shift));
+    out[1] = vsubq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(words))), vdupq_n_f32(shift));
+}
+
+/* Rows of QC_CODES, with what is added to them (qc_residual). */
+static __attribute__((noinline, unused)) void qc_finish_added(
+    const qc_epilogue *e, const int32_t sums[][8], size_t rows, size_t row, size_t column, char *out, size_t step) {
+    const qc_residual *r = &e->residual;
+    const qc_finish_columns c[2] = {qc_finish_load(e, column), qc_finish_load(e, column + 4)};
+    const qc_finish_limits limits = qc_finish_limits_of(e);
+    const qc_finish_limits last = {
+        vdupq_n_s16((int16_t)r->result_shift), vdup_n_s8((int8_t)r->low), vdup_n_s8((int8_t)r->high), limits.scale};
+    const float32x4_t constant = vdupq_n_f32(r->constant);
+    for (size_t i = 0; i < rows; ++i, out += step) {
+        float32x4_t steps[2], own[2], other[2];
+        for (size_t h = 0; h < 2; ++h) {
+            const int32x4_t total = qc_finish_total(e, c[h], vld1q_s32(sums[i] + 4 * h), 0, 0);
+            steps[h] = qc_finish_real(e, c[h], total, 0, QC_CODES, 0);
+        }
+        const int8x8_t code = vqmovn_s16(qc_finish_place(&limits, steps));
+        qc_code_floats(vmin_s8(vmax_s8(code, limits.low), limits.high), r->own_shift, own);
+        qc_code_floats(vld1_s8((const int8_t *)r->codes + (row + i) * r->stride + column), r->shift, other);
+        for (size_t h = 0; h < 2; ++h)
+            steps[h] = r->leads ? vfmaq_n_f32(vfmaq_n_f32(constant, own[h], r->own), other[h], r->factor)
+                                : vfmaq_n_f32(vfmaq_n_f32(constant, other[h], r->factor), own[h], r->own);
+        const int8x8_t result = vqmovn_s16(qc_finish_place(&last, steps));
+        vst1_s8((int8_t *)out, vmin_s8(vmax_s8(result, last.low), last.high));
+    }
+}
+
 #define QC_FINISH_CASE(finish)                                                                                         \
     case finish:                                                                                                       \
         if (e->row_scale || e->row_zero)                                                                               \
@@ -127,7 +160,8 @@ QC_FINISH_INLINE void qc_finish_rows(
 static __attribute__((noinline, unused)) void qc_finish_tile(
     const qc_epilogue *e, const int32_t sums[][8], size_t rows, size_t row, size_t column, size_t count, void *result,
     size_t stride) {
-    if (rows == 8 && count == 8 && e->finish == QC_CODES && !e->row_scale && !e->row_zero) {
+    const int added = e->finish == QC_CODES && e->residual.codes != NULL;
+    if (rows == 8 && count == 8 && e->finish == QC_CODES && !added && !e->row_scale && !e->row_zero) {
         qc_finish_eight(e, sums, column, (int8_t *)result, stride);
         return;
     }
@@ -135,12 +169,15 @@ static __attribute__((noinline, unused)) void qc_finish_tile(
     unsigned char part[8][8 * sizeof(float)]; /* for columns that do not fill it */
     char *out = count == 8 ? (char *)result : (char *)part;
     const size_t step = count == 8 ? stride * bytes : sizeof part[0];
-    switch (e->finish) {
+    if (added) qc_finish_added(e, sums, rows, row, column, out, step);
+    switch (added ? QC_FIXED : e->finish) {
         QC_FINISH_CASE(QC_CODES)
         QC_FINISH_CASE(QC_CODES_BIASED)
         QC_FINISH_CASE(QC_REALS)
         QC_FINISH_CASE(QC_REALS_BIASED)
         QC_FINISH_CASE(QC_INT32)
+    case QC_FIXED:
+        break; /* portable C only */
     }
     for (size_t r = 0; count < 8 && r < rows; ++r) memcpy((char *)result + r * stride * bytes, part[r], count * bytes);
 }

@@ -9,6 +9,8 @@
 static void qc_keep(const qc_gemm_f32_args *args, size_t m, size_t n, float32x4_t sum) {
     const float32x4_t low = vdupq_n_f32(args->low), high = vdupq_n_f32(args->high);
     float *out = args->out + m * args->out_stride + n, all[4];
+    /* Behind the last column anything may stand. */
+    if (args->added) sum = vaddq_f32(sum, vld1q_f32(args->added + m * args->added_stride + n));
     sum = vbslq_f32(vcltq_f32(sum, low), low, sum);
     sum = vbslq_f32(vcgtq_f32(sum, high), high, sum);
     if (n + 4 <= args->columns) {

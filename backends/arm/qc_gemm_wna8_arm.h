@@ -1,4 +1,4 @@
-/* Vectors of four int32 and codes of panels of 8 outputs by 4 inputs, for the NEON levels of qc_gemm_wna8. */
+/* Vectors of four int32 and codes of panels of 8 outputs by QC_DEPTH inputs, for the NEON levels of qc_gemm_wna8. */
 #ifndef QC_GEMM_WNA8_ARM_H
 #define QC_GEMM_WNA8_ARM_H
 
@@ -6,7 +6,8 @@
 
 #include "qc_low_bit.h"
 
-#define QC_CHUNK 16
+#define QC_CHUNK (4 * QC_DEPTH)
+#define QC_RUN (8 * QC_DEPTH) /* bytes of a run whose codes are bytes */
 
 typedef int32x4_t ints;
 typedef float32x4_t reals;
@@ -53,29 +54,29 @@ QC_INLINE uint8x16_t field(uint8x16_t x, int from, int bits) {
     return from + bits == 8 ? low : vandq_u8(low, vdupq_n_u8((uint8_t)((1 << bits) - 1)));
 }
 
-/* Half v of the codes of one run of a chunk: 4 outputs by 4 inputs. */
+/* Vector v of the codes of one run of a chunk: 4 outputs by 4 inputs, or 2 by 8. */
 QC_INLINE int8x16_t codes_of(const uint8_t *chunk, unsigned bits, int run, int v) {
     const int each = bits == 3 ? 2 : bits > 4 ? 1 : 8 / (int)bits;
     const uint8_t *at = chunk + 16 * v;
     uint8x16_t codes;
     if (bits == 8) {
-        codes = veorq_u8(vld1q_u8(at + run * 32), vdupq_n_u8(128));
+        codes = veorq_u8(vld1q_u8(at + run * QC_RUN), vdupq_n_u8(128));
     } else if (bits > 4) {
-        codes = vld1q_u8(at + run * 32);
+        codes = vld1q_u8(at + run * QC_RUN);
     } else if (bits == 3 && run >= 6) {
-        const uint8x16_t high = lowered(vld1q_u8(at + 64), run - 2);
-        codes = vorrq_u8(field(vld1q_u8(at + (run - 6) * 32), 6, 2), vandq_u8(high, vdupq_n_u8(4)));
+        const uint8x16_t high = lowered(vld1q_u8(at + 2 * QC_RUN), run - 2);
+        codes = vorrq_u8(field(vld1q_u8(at + (run - 6) * QC_RUN), 6, 2), vandq_u8(high, vdupq_n_u8(4)));
     } else {
-        codes = field(vld1q_u8(at + run / each * 32), run % each * (int)bits, (int)bits);
+        codes = field(vld1q_u8(at + run / each * QC_RUN), run % each * (int)bits, (int)bits);
     }
     return vreinterpretq_s8_u8(codes);
 }
 
-QC_INLINE void decode(const uint8_t *chunk, unsigned bits, uint8_t *to) {
+QC_INLINE void decode(const uint8_t *restrict chunk, unsigned bits, uint8_t *restrict to) {
     const int runs = bits == 3 ? 8 : 4;
     QC_UNROLL for (int run = 0; run < runs; ++run) {
-        QC_UNROLL for (int v = 0; v < 2; ++v)
-            vst1q_s8((int8_t *)to + 32 * run + 16 * v, codes_of(chunk, bits, run, v));
+        QC_UNROLL for (int v = 0; v < QC_RUN / 16; ++v)
+            vst1q_s8((int8_t *)to + QC_RUN * run + 16 * v, codes_of(chunk, bits, run, v));
     }
 }
 

@@ -7,7 +7,6 @@
  */
 #include <arm_neon.h>
 
-#define QC_KERNEL qc_gemm_wna8_dotprod
 #define QC_COLUMNS 8
 #define QC_DEPTH 4
 #define QC_LANES 4
@@ -15,11 +14,14 @@
 #define QC_FEW_ROWS 4
 #define QC_MANY_PANELS 1
 #define QC_PANELS 4
+#define QC_GATHERS 0
 #define QC_MOST_SUMS 16
 #define QC_DECODED 1536
 #define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 1)
 
 #include "qc_gemm_wna8_arm.h"
+
+QC_INLINE void turn(ints *sums, int rows, int wide) { (void)sums, (void)rows, (void)wide; }
 
 QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
@@ -69,3 +71,5 @@ QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, cons
 }
 
 #include "qc_gemm_wna8_tile.h"
+
+void qc_gemm_wna8_dotprod(const qc_gemm_wna8_args *args, size_t begin, size_t end) { by_panels(args, begin, end); }

@@ -4,7 +4,6 @@
  */
 #include <arm_neon.h>
 
-#define QC_KERNEL qc_gemm_wna8_neon
 #define QC_COLUMNS 8
 #define QC_DEPTH 4
 #define QC_LANES 4
@@ -13,6 +12,7 @@
 #define QC_MANY_PANELS 1
 #define QC_DECODED 512
 #define QC_PANELS 2
+#define QC_GATHERS 0
 #define QC_MOST_SUMS 16
 
 #define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 2)
@@ -20,6 +20,8 @@
 #include "qc_gemm_wna8_arm.h"
 
 /* A sum holds two of the four products of its outputs in neighbouring lanes: outputs 0, 1 and outputs 2, 3. */
+QC_INLINE void turn(ints *sums, int rows, int wide) { (void)sums, (void)rows, (void)wide; }
+
 QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
     sums[0] = sums[1] = vtrn1q_s32(x, vdupq_n_s32(0));
@@ -77,3 +79,5 @@ QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, cons
 }
 
 #include "qc_gemm_wna8_tile.h"
+
+void qc_gemm_wna8_neon(const qc_gemm_wna8_args *args, size_t begin, size_t end) { by_panels(args, begin, end); }

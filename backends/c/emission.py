@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from qcompiler.backends.c.emit import EMITTERS, KERNELS
+from qcompiler.backends.c.emit.sized import SIZED
 from qcompiler.backends.c.generator import ELEMENTS, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.module import Module, Port
 from qcompiler.backends.c.names import Names, identifier
 from qcompiler.backends.c.settings import Settings
+from qcompiler.backends.c.sizes import with_free
+from qcompiler.backends.c.states import bind_states, kept_memory, kept_states, write_states
 from qcompiler.backends.c.value import BYTES, Buffer, Value, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
-from qcompiler.ir.types import SymbolType, TensorType, dim_symbols
+from qcompiler.ir.states import arguments, results
+from qcompiler.ir.types import SymbolType, TensorType
 
 _FREE = frozenset({"aten.sym_size.int", ops.GETITEM})
-
-
-def sizes_of(program: Program, batch: int) -> dict[str, int]:
-    """A number for every symbol: `batch` for those that are the first axis of an input, else the example's size."""
-    sizes = {name: symbol.hint for name, symbol in program.dimensions.symbols.items()}
-    for node in program.inputs:
-        type_ = program.type(node)
-        if isinstance(type_, TensorType) and type_.shape and type_.rank > 1:
-            for name in dim_symbols(type_.shape[0]):
-                sizes[name] = max(batch, program.dimensions.symbols[name].low)
-    return sizes
 
 
 def write_module(program: Program, settings: Settings) -> Module:
@@ -34,15 +27,20 @@ def write_module(program: Program, settings: Settings) -> Module:
 
     Raises:
         UnsupportedError: for an operator, a dtype or a number format that generated C lacks, naming node and module.
+        SpecError: for sizes in the settings that the program has not.
     """
     check_writable(program)
-    generator = Generator(program, sizes_of(program, settings.batch), settings.level, {**EMITTERS, **KERNELS})
+    sizes = with_free(program, settings.batch, settings.most)
+    generator = Generator(program, sizes, settings.level, {**EMITTERS, **KERNELS}, SIZED)
     names = Names()
-    inputs = [_input(generator, node, index, names) for index, node in enumerate(program.inputs)]
+    inputs = [_input(generator, node, index, names) for index, node in enumerate(arguments(program))]
+    bind_states(generator)
     for node in program.nodes:
         _emit(generator, node)
-    outputs = [_output(generator, node, index, names) for index, node in enumerate(program.outputs)]
-    layers, size = generator.finish()
+    outputs = [_output(generator, node, index, names) for index, node in enumerate(results(program))]
+    write_states(generator)
+    layers, size = generator.finish(kept_memory(generator))
+    states = kept_states(generator, names)
     return Module(
         identifier(program.name).lower(),
         tuple(inputs),
@@ -56,6 +54,9 @@ def write_module(program: Program, settings: Settings) -> Module:
         settings.threads,
         headers=("qc_loops.h",),
         run_threads=settings.run_threads,
+        sizes=sizes.free,
+        nonnegative=tuple(sizes.nonnegative),
+        states=states,
     )
 
 

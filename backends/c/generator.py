@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 
 from qcompiler.backends.c import arena
+from qcompiler.backends.c.extent import PREFIX, OnlyARunTellsError, most
 from qcompiler.backends.c.isa import LEVELS, Isa
+from qcompiler.backends.c.joining import joining_of
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.kernels.row import Blocked
 from qcompiler.backends.c.loops import Computed, Operand, leaves, loop, weight
 from qcompiler.backends.c.module import ALIGNMENT, Layer
 from qcompiler.backends.c.names import Names, comment
+from qcompiler.backends.c.sizes import Sizes
 from qcompiler.backends.c.value import BYTES, Buffer, Element, Value, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError
@@ -76,40 +80,47 @@ class Generator:
         sizes: of each symbolic dimension.
         isa: the least that the processor has.
         emitters: how operators are written, by name.
+        sized: operators whose emitters are written for sizes that a call chooses.
         quantized: codes of tensors whose scales are chosen at run time, by the node that chooses.
         packed: bits of codes that are signs, by the node of the codes.
+        summed: sums that the layer of an operand has made already.
         joined: memory of tensors whose parts are written there by whoever computes them.
+        kept: memory that lasts from call to call, by the input that is a state.
+        bound: what every node became.
     """
 
     program: Program
-    sizes: Mapping[str, int]
+    sizes: Sizes
     isa: Isa
     emitters: Mapping[str, Emitter]
+    sized: frozenset[str] = frozenset()
     quantized: dict[Node | None, Value] = field(default_factory=dict)
     packed: dict[Node, Value] = field(default_factory=dict)
     joined: dict[Node, Value] = field(default_factory=dict)
+    summed: dict[Node, Value] = field(default_factory=dict)
+    kept: dict[Node, Value] = field(default_factory=dict)
+    bound: dict[Node, Emitted] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     drafts: list[Draft] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     kernels: set[str] = field(default_factory=set)
     constants: bytearray = field(default_factory=bytearray)
-    _values: dict[Node, Emitted] = field(default_factory=dict)
     _known: dict[bytes, int] = field(default_factory=dict)
     _weights: Buffer = field(default_factory=lambda: Buffer("weights", 0, 0))
 
     # -- sizes and types ---------------------------------------------------------------------------------------------
 
     def size(self, dim: Dim | Node | bool) -> int:
-        """A dimension as a number."""
+        """A dimension as a number, or what stands for it where a call chooses it."""
         if isinstance(dim, Node):
             type_ = dim.meta["type"]
             if not isinstance(type_, SymbolType):
                 raise UnsupportedError("a size that only a run can tell", where=f"%{dim.name}", step="emit")
             dim = type_.expr
-        return self.program.dimensions.hint(dim, self.sizes)
+        return self.sizes.of(dim)
 
     def shape(self, node: Node) -> tuple[int, ...]:
-        """Fixed sizes of a tensor."""
+        """Sizes of a tensor."""
         return tuple(map(self.size, self.program.shape(node)))
 
     @property
@@ -140,20 +151,20 @@ class Generator:
 
     def bind(self, node: Node, value: Emitted) -> None:
         """Remembers what a node became."""
-        self._values[node] = value
+        self.bound[node] = value
 
     def operand(self, node: Node) -> Operand:
         """What a node became, in memory or not."""
-        found = self._values.get(node)
+        found = self.bound.get(node)
         if found is None and node.op == "get_attr":
-            found = self._values[node] = self.parameter(node)
+            found = self.bound[node] = self.parameter(node)
         if found is None or isinstance(found, list):
             raise UnsupportedError("several results are read as one", where=f"%{node.name}", step="emit")
         return found
 
     def results(self, node: Node) -> list[Operand | None]:
         """What a node with several results became."""
-        found = self._values[node]
+        found = self.bound[node]
         if not isinstance(found, list):
             raise UnsupportedError("one result is read as several", where=f"%{node.name}", step="emit")
         return found
@@ -161,7 +172,7 @@ class Generator:
     def value(self, node: Node) -> Value:
         """What a node became, in memory."""
         found = self.settled(self.operand(node))
-        self._values[node] = found
+        self.bound[node] = found
         return found
 
     def settled(self, operand: Operand, order: Sequence[int] | None = None, border: int = 0) -> Value:
@@ -200,7 +211,7 @@ class Generator:
             outer[axis] += 2 * border
         strides = row_major(outer, order)
         offset = border * sum(strides[2:]) if border else 0
-        buffer = Buffer("arena", row_major([*outer, 1])[0] * outer[0] * BYTES[element] if outer else BYTES[element])
+        buffer = Buffer("arena", most(math.prod(outer)) * BYTES[element])
         self.buffers.append(buffer)
         return Value(buffer, element, tuple(shape), strides, offset, shift, border)
 
@@ -208,7 +219,7 @@ class Generator:
         """Memory for a result: its part of the tensor that joins it to others, where one does, else its own."""
         element, shift = self.element(self.program.tensor_type(node))
         shape = self.shape(node)
-        joining = self._joining(node)
+        joining = joining_of(self.program, node, self.element)
         if joining is None:
             return self.new(shape, element, order, shift)
         user, tensors, axis = joining
@@ -217,32 +228,6 @@ class Generator:
             whole = self.joined[user] = self.new(self.shape(user), element, order, shift)
         start = sum(self.shape(other)[axis] for other in tensors[: tensors.index(node)])
         return whole.sliced(axis, start, shape[axis])
-
-    def _joining(self, node: Node) -> tuple[Node, list[Node], int] | None:
-        """The one reader of a result, when it puts tensors of one type side by side: with these and the axis."""
-        users = list(node.users)
-        if len(users) != 1 or node in self.program.outputs:
-            return None
-        (user,) = users
-        arguments = user.args[1:] if self.program.op(user) == "qc.kernel" and user.args[0] == "cat" else user.args
-        if self.program.op(user) != "aten.cat" and arguments is user.args:
-            return None
-        items = arguments[0] if isinstance(arguments[0], list | tuple) else []
-        tensors = [item[0] if isinstance(item, list | tuple) else item for item in items]
-        axis = arguments[1] if len(arguments) > 1 else 0
-        wanted = self.element(self.program.tensor_type(user))
-        alike = [isinstance(each, Node) and self.element(self.program.tensor_type(each)) == wanted for each in tensors]
-        plain = bool(alike) and all(alike)
-        if not plain or tensors.count(node) != 1 or not isinstance(axis, int) or not self._same_grid(user, items):
-            return None
-        return user, tensors, axis % len(self.shape(node))  # pyright: ignore[reportReturnType]
-
-    def _same_grid(self, user: Node, items: Sequence[object]) -> bool:
-        """Whether all codes that are joined have the scale and zero point of the result; reals have none."""
-        result = user.kwargs.get("result")
-        if not isinstance(result, list | tuple):
-            return True
-        return all(isinstance(item, list | tuple) and list(item[1:]) == list(result) for item in items)
 
     def constant(self, array: np.ndarray, element: Element) -> Value:
         """A constant in the weights; equal ones are stored once."""
@@ -277,7 +262,14 @@ class Generator:
         emitter = self.emitters.get(call.op)
         if emitter is None:
             raise UnsupportedError(f"generated C has no '{call.op}'", where=f"%{call.node.name}", step="emit")
-        return emitter(self, call)
+        chosen = self.sizes.seen_by(call.node)
+        fix = f"leave {' and '.join(chosen)} out of the setting `sizes`"
+        if chosen and call.op not in self.sized:
+            raise call.unsupported("it is not written for sizes that a call chooses", fix)
+        try:
+            return emitter(self, call)
+        except OnlyARunTellsError as error:
+            raise call.unsupported(error.what, fix) from error
 
     def begin(self, node: Node, op: str) -> None:
         """Starts the layer of a node; it is dropped again when it does nothing."""
@@ -317,7 +309,7 @@ class Generator:
     def pointer(self, value: Value) -> str:
         """Address of a value's first element, of the right type; marks the buffer as used in this layer."""
         const = "const " if value.buffer.kind in ("weights", "input") else ""
-        offset = f" + {value.offset}" if value.offset else ""
+        offset = f" + {value.offset}" if value.offset != 0 else ""
         return f"({const}{value.element} *)({self.address(value.buffer)}){offset}"
 
     def address(self, buffer: Buffer) -> str:
@@ -356,9 +348,18 @@ class Generator:
 
     def _layer(self, draft: Draft) -> Layer:
         name = self.names.take(draft.name)
-        body = "\n".join(f"    {line}" for line in draft.lines)
+        body = "\n".join(f"    {line}" for line in [*self._sizes(draft.lines), *draft.lines])
         body = _PLACE.sub(lambda match: _address(self._numbered[int(match[1])]), body)
         return Layer(name, f"/* {draft.title} */\nstatic void {name}(const qc_context *c) {{\n{body}\n}}\n")
+
+    def _sizes(self, lines: Sequence[str]) -> list[str]:
+        """The sizes that a layer uses, by name."""
+        words = set(re.findall(rf"\b{PREFIX}(\w+)", "\n".join(lines)))
+        return [
+            f"const ptrdiff_t {PREFIX}{free.name} = c->sizes[{index}];"
+            for index, free in enumerate(self.sizes.free)
+            if free.name in words
+        ]
 
     _numbered: list[Buffer] = field(default_factory=list)
     _numbers: dict[int, int] = field(default_factory=dict)

@@ -6,15 +6,17 @@ import ctypes
 import mmap
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from qcompiler.backends.c.building import Build
-from qcompiler.backends.c.module import ALIGNMENT, Port
+from qcompiler.backends.c.extent import Free
+from qcompiler.backends.c.module import ALIGNMENT, Port, chosen
 from qcompiler.backends.c.project import WEIGHTS_FILE, Project, read_project
 from qcompiler.backends.c.weights import SLACK
 from qcompiler.errors import InputError
@@ -29,6 +31,7 @@ _STATUS = (
     "weights.bin is that of another model",
     "the threads cannot be had",
     "this processor lacks instructions that the model is compiled for",
+    "a size is not one of those that the model takes",
 )
 _POINTERS = 4
 Value = torch.Tensor | np.ndarray
@@ -68,8 +71,9 @@ class HostRunner:
             UnsupportedError: when there is no compiler.
         """
         project = read_project(folder)
-        self._inputs = [port.port() for port in project.inputs]
-        self._outputs = [port.port() for port in project.outputs]
+        self._inputs, self._outputs = project.input_ports, project.output_ports
+        self._sizes = [size.free() for size in project.sizes]
+        self._states = [port.port() for port in project.states]
         self._lock = threading.Lock()
         loaded = _load(library or build_host(folder), project)
         self._run = loaded.run
@@ -81,6 +85,8 @@ class HostRunner:
             self._model, self._weights.ctypes.data, project.weights_bytes, self._arena, project.arena_bytes, threads
         )
         _check(status, str(folder))
+        self._reset = loaded.reset
+        self._kept = [loaded.state(self._model, index) for index in range(len(self._states))]
         self._end = weakref.finalize(self, loaded.free, self._model)
         self.level: str = loaded.level(self._model).decode()
 
@@ -92,16 +98,47 @@ class HostRunner:
         """
         if len(inputs) != len(self._inputs):
             raise InputError(f"the model takes {len(self._inputs)} inputs, not {len(inputs)}")
-        given = [_given(value, port) for value, port in zip(inputs, self._inputs, strict=True)]
-        results = [torch.empty(port.shape, dtype=port.dtype) for port in self._outputs]
+        sizes = chosen(self._inputs, [value.shape for value in inputs], self._sizes)
+        given = [_given(value, port.at(sizes)) for value, port in zip(inputs, self._inputs, strict=True)]
+        results = [torch.empty(port.at(sizes).shape, dtype=port.dtype) for port in self._outputs]
         # Tensors without elements have no address, and the model takes none that is NULL.
         places = [result.data_ptr() or self._arena for result in results]
         with self._lock:
             if not self._end.alive:
                 raise InputError("the model was closed")
-            status = self._run(self._model, *(place.address for place in given), *places)
+            status = self._run(self._model, *self._choice(sizes), *(place.address for place in given), *places)
         _check(status, "run")
         return results
+
+    def _choice(self, sizes: Mapping[str, int]) -> list[ctypes.Structure]:
+        """The struct of sizes, in models that have one."""
+        return [_sizes_type(self._sizes)(*(sizes[size.name] for size in self._sizes))] if self._sizes else []
+
+    @property
+    def states(self) -> int:
+        """How many states go from call to call."""
+        return len(self._states)
+
+    def reset(self) -> None:
+        """Makes the next call a first one."""
+        with self._lock:
+            if not self._end.alive:
+                raise InputError("the model was closed")
+            if self._states:
+                _check(self._reset(self._model), "reset")
+
+    def read_states(self) -> list[torch.Tensor]:
+        """What the next call starts from, copied."""
+        found = [torch.empty(port.shape, dtype=port.dtype) for port in self._states]
+        for value, address in zip(found, self._kept, strict=True):
+            ctypes.memmove(value.data_ptr(), address, value.nbytes)
+        return found
+
+    def write_states(self, values: Sequence[Value]) -> None:
+        """Makes the next call start from these values; raises InputError when a dtype or a shape does not fit."""
+        for value, port, address in zip(values, self._states, self._kept, strict=True):
+            place = _given(value, port)
+            ctypes.memmove(address, place.address, value.nbytes)
 
     def close(self) -> None:
         """Ends the threads; the model cannot run any more."""
@@ -125,6 +162,8 @@ class _Loaded:
     run: Callable[..., int]
     free: Callable[..., None]
     level: Callable[..., bytes]
+    reset: Callable[..., int]
+    state: Callable[..., int]
 
 
 def _load(library: Path, project: Project) -> _Loaded:
@@ -136,12 +175,34 @@ def _load(library: Path, project: Project) -> _Loaded:
     init = loaded[f"{project.name}_init"]
     init.argtypes = [pointer, pointer, size, pointer, size, ctypes.c_int]
     run = loaded[f"{project.name}_run"]
-    run.argtypes = [pointer] * (1 + len(project.inputs) + len(project.outputs))
+    choice = [_sizes_type([each.free() for each in project.sizes])] if project.sizes else []
+    run.argtypes = [pointer, *choice, *[pointer] * (len(project.inputs) + len(project.outputs))]
     free = loaded[f"{project.name}_free"]
     free.argtypes, free.restype = [pointer], None
     level = loaded[f"{project.name}_level"]
     level.argtypes, level.restype = [pointer], ctypes.c_char_p
-    return _Loaded(init, run, free, level)
+    if not project.states:
+        return _Loaded(init, run, free, level, _no_state, _no_state)
+    reset, state = loaded[f"{project.name}_reset"], loaded[f"{project.name}_state"]
+    reset.argtypes = [pointer]
+    state.argtypes, state.restype = [pointer, ctypes.c_int], pointer
+    return _Loaded(init, run, free, level, reset, state)
+
+
+@cache
+def _sizes_of(names: tuple[str, ...]) -> type[ctypes.Structure]:
+    return type("Sizes", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+
+
+def _sizes_type(sizes: Sequence[Free]) -> type[ctypes.Structure]:
+    """The struct of what a call chooses."""
+    return _sizes_of(tuple(size.name for size in sizes))
+
+
+def _no_state(model: object, which: int = 0) -> int:
+    """Stands for functions that a model without states has not."""
+    del model, which
+    return 0
 
 
 def _mapped(path: Path, size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qcompiler.backends.c import weights
+from qcompiler.backends.c.extent import Free, extent_of, free_names, made, most, text
 from qcompiler.backends.c.isa import COMMON_FLAGS, LEVELS, Architecture, Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.module import ALIGNMENT, C_TYPES, Module, Port, Recorded
@@ -19,6 +20,8 @@ from qcompiler.backends.c.names import check_names, comment, parameters
 from qcompiler.backends.c.sources import KERNELS, KernelFiles, Source, Table, kernel_files, tables
 from qcompiler.backends.c.templates import fill
 from qcompiler.errors import InputError
+from qcompiler.ir.parse_dim import parse_dim
+from qcompiler.ir.types import Dimensions, Symbol
 
 PROJECT_FILE = "project.json"
 WEIGHTS_FILE = "weights.bin"
@@ -26,8 +29,10 @@ RECORDED = "recorded"
 POOL = f"{KERNELS}/qc_pool.c"
 EMBEDDED_BYTES = 16 << 20
 """Larger weights are not written as an array too: compilers take minutes for it."""
+CALLS = 3
+"""How many calls one after the other are recorded of a model with states, or of one whose calls choose sizes."""
 _STEP = "write_project"
-_OWN = ("init", "run", "free", "level", "model", "status", "weights", "choose_kernels")
+_OWN = ("init", "run", "free", "reset", "state", "level", "model", "status", "sizes", "weights", "choose_kernels")
 """Behind the name of the model, what its header declares."""
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _GUARDS: dict[Architecture, str] = {
@@ -43,17 +48,32 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SizeRecord(_Strict):
+    """A size that every call chooses: see `Free`."""
+
+    name: str = Field(pattern=_NAME)
+    most: int
+    least: int
+
+    def free(self) -> Free:
+        """The value that was recorded."""
+        return Free(self.name, self.most, self.least)
+
+
 class PortRecord(_Strict):
-    """An input or a result: see `Port`; `dtype` is the name of one in torch."""
+    """An input or a result: see `Port`; `dtype` is the name of one in torch, sizes that a call chooses are text."""
 
     name: str = Field(pattern=_NAME)
     title: str
     dtype: str = Field(pattern=f"^({'|'.join(_DTYPES)})$")
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
 
-    def port(self) -> Port:
-        """The value that was recorded."""
-        return Port(self.name, self.title, _DTYPES[self.dtype], self.shape)
+    def port(self, sizes: Sequence[SizeRecord] = ()) -> Port:
+        """The value that was recorded, of a model whose calls choose `sizes`."""
+        dimensions = Dimensions({size.name: Symbol(size.most, size.least, size.most) for size in sizes})
+        values = {size.name: made([((size.free(),), 1)]) for size in sizes}
+        dims = [parse_dim(dim, dimensions) if isinstance(dim, str) else dim for dim in self.shape]
+        return Port(self.name, self.title, _DTYPES[self.dtype], tuple(extent_of(dim, values) for dim in dims))
 
 
 class SourceRecord(_Strict):
@@ -77,6 +97,8 @@ class Project(_Strict):
         threads: whether it can share the work among threads.
         run_threads: how many threads whoever runs it on this machine asks for.
         recorded: whether results for the self-test are there.
+        states: what goes from call to call.
+        sizes: what every call chooses.
     """
 
     name: str = Field(pattern=_NAME)
@@ -89,6 +111,18 @@ class Project(_Strict):
     threads: bool
     run_threads: int = 1
     recorded: bool
+    states: tuple[PortRecord, ...] = ()
+    sizes: tuple[SizeRecord, ...] = ()
+
+    @property
+    def input_ports(self) -> list[Port]:
+        """The inputs."""
+        return [port.port(self.sizes) for port in self.inputs]
+
+    @property
+    def output_ports(self) -> list[Port]:
+        """The results."""
+        return [port.port(self.sizes) for port in self.outputs]
 
 
 @dataclass(frozen=True)
@@ -103,6 +137,9 @@ class _PortView:
     shape: str
     elements: int
     result: bool
+    count: str
+    sizes: Sequence[str]
+    index: int
 
     @property
     def pointer(self) -> str:
@@ -134,7 +171,7 @@ def write_project(module: Module, folder: Path, recorded: Recorded | None = None
     kernels = kernel_files(module)
     stored = weights.weights_file(module.weights)
     texts = {f"{KERNELS}/{name}": text for name, text in kernels.texts.items()}
-    texts |= _texts(module, kernels, stored, recorded is not None)
+    texts |= _texts(module, kernels, stored, recorded)
     data = {WEIGHTS_FILE: stored} | _recorded_files(module, recorded)
     data |= {name: text.encode("ascii") for name, text in texts.items()}
     for name, content in data.items():
@@ -159,13 +196,14 @@ def read_project(folder: Path) -> Project:
         raise InputError(f"{PROJECT_FILE} does not say what it must: {error}", where=str(folder)) from error
 
 
-def _texts(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool) -> dict[str, str]:
+def _texts(module: Module, kernels: KernelFiles, stored: bytes, recorded: Recorded | None) -> dict[str, str]:
     """All files but kernels and arrays, by name."""
     values = _values(module, kernels, stored, recorded)
     written = ("model.h", "model.c", "dispatch.c", "selftest.c", "CMakeLists.txt", "README.md")
     texts = {name: fill(f"{name}.j2", **values) for name in written}
     texts[f"{KERNELS}/qc_dispatch.h"] = fill("qc_dispatch.h.j2", **values)
-    texts[PROJECT_FILE] = _project(module, kernels, stored, recorded).model_dump_json(indent=1) + "\n"
+    known = recorded is not None
+    texts[PROJECT_FILE] = _project(module, kernels, stored, known).model_dump_json(indent=1) + "\n"
     if values["embeddable"]:
         texts["weights.c"] = weights.weights_array(stored, module.name)
     return texts
@@ -183,19 +221,22 @@ def _project(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool
         threads=module.threads,
         run_threads=module.run_threads,
         recorded=recorded,
+        states=tuple(_port_record(state.port) for state in module.states),
+        sizes=tuple(SizeRecord(name=size.name, most=size.most, least=size.least) for size in module.sizes),
     )
 
 
 def _port_record(port: Port) -> PortRecord:
     dtype = str(port.dtype).removeprefix("torch.")
-    return PortRecord(name=port.name, title=comment(port.title), dtype=dtype, shape=port.shape)
+    shape = tuple(text(size, "python") if free_names(size) else size for size in port.shape)
+    return PortRecord(name=port.name, title=comment(port.title), dtype=dtype, shape=shape)
 
 
 def _sources(module: Module, kernels: KernelFiles) -> tuple[Source, ...]:
     return (Source("model.c", module.isa), Source("dispatch.c", Isa.PORTABLE), *kernels.sources)
 
 
-def _values(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool) -> Mapping[str, object]:
+def _values(module: Module, kernels: KernelFiles, stored: bytes, recorded: Recorded | None) -> Mapping[str, object]:
     """What the templates may use."""
     content = weights.padded(module.weights)
     levels = tables(module)
@@ -207,10 +248,15 @@ def _values(module: Module, kernels: KernelFiles, stored: bytes, recorded: bool)
         "inputs": ports[: len(module.inputs)],
         "outputs": ports[len(module.inputs) :],
         "ports": ports,
+        "states": _state_views(module),
+        "calls": CALLS if module.states or module.sizes else 1,
+        "sizes": [{"name": size.name, "least": size.least, "most": size.most} for size in module.sizes],
+        "nonnegative": [str(size) for size in module.nonnegative],
+        "recorded_sizes": recorded.sizes if recorded else [[size.most for size in module.sizes]] * CALLS,
         "layers": module.layers,
         "headers": module.headers,
         "threads": module.threads,
-        "recorded": recorded,
+        "recorded": recorded is not None,
         "alignment": ALIGNMENT,
         "arena_bytes": module.arena_bytes,
         "slack": weights.SLACK,
@@ -254,10 +300,31 @@ def _views(module: Module) -> list[_PortView]:
             type=C_TYPES[port.dtype],
             kind=_kind(port.dtype),
             shape=str(list(port.shape)),
-            elements=math.prod(port.shape),
+            elements=most(count := math.prod(port.shape)),
+            count=str(count),
+            sizes=[size.name for size in module.sizes if size.name in free_names(count)],
+            index=index,
             result=index >= len(module.inputs),
         )
         for index, (name, port) in enumerate(zip(names, both, strict=True))
+    ]
+
+
+def _state_views(module: Module) -> list[Mapping[str, object]]:
+    names = [state.port.name.upper() for state in module.states]
+    alike = len(set(names)) < len(names)
+    return [
+        {
+            "macro": f"STATE_{index if alike else name}",
+            "title": comment(state.port.title),
+            "type": C_TYPES[state.port.dtype],
+            "shape": str(list(state.port.shape)),
+            "elements": math.prod(state.port.shape),
+            "place": state.place,
+            "bytes": state.size,
+            "first": state.first,
+        }
+        for index, (name, state) in enumerate(zip(names, module.states, strict=True))
     ]
 
 
@@ -295,6 +362,7 @@ def _recorded_files(module: Module, recorded: Recorded | None) -> dict[str, byte
     if recorded is None:
         return {}
     files: dict[str, bytes] = {}
+    calls = (CALLS,) if module.states or module.sizes else ()
     for kind, ports, arrays in (
         ("input", module.inputs, recorded.inputs),
         ("output", module.outputs, recorded.outputs),
@@ -303,10 +371,11 @@ def _recorded_files(module: Module, recorded: Recorded | None) -> dict[str, byte
             raise InputError(f"{len(arrays)} recorded {kind}s for {len(ports)}", step=_STEP)
         for index, (port, array) in enumerate(zip(ports, arrays, strict=True)):
             wanted = torch.empty(0, dtype=port.dtype).numpy().dtype
-            if array.dtype != wanted or array.shape != port.shape:
+            shape = (most(math.prod(port.shape)),) if module.sizes else port.shape
+            if array.dtype != wanted or array.shape != (*calls, *shape):
                 raise InputError(
                     f"the recorded {kind} {comment(port.title)} is {array.dtype} {list(array.shape)}, "
-                    f"not {wanted} {list(port.shape)}",
+                    f"not {wanted} {[*calls, *shape]}",
                     step=_STEP,
                 )
             files[f"{RECORDED}/{kind}_{index}.bin"] = np.ascontiguousarray(array).tobytes()

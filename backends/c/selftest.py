@@ -13,7 +13,7 @@ import torch
 
 from qcompiler.backends.c.building import Build
 from qcompiler.backends.c.isa import LEVELS, Isa
-from qcompiler.backends.c.module import Port
+from qcompiler.backends.c.module import Port, chosen
 from qcompiler.backends.c.project import read_project
 from qcompiler.backends.c.toolchain import find_emulator
 from qcompiler.errors import InputError
@@ -62,7 +62,7 @@ def run_emulated(
     Args:
         folder: of the model.
         isa: level to run on where the model is made for any processor; None for its own.
-        inputs: one per input, of its dtype and shape.
+        inputs: one per input and then per state, of its dtype and shape; new states follow the results.
         seconds: that it may take.
 
     Raises:
@@ -70,15 +70,20 @@ def run_emulated(
         UnsupportedError: when the compiler or the emulator is not found.
     """
     project = read_project(folder)
-    if len(inputs) != len(project.inputs):
-        raise InputError(f"the model takes {len(project.inputs)} inputs, not {len(inputs)}")
+    states = [state.port() for state in project.states]
+    taken, given_back = [*project.input_ports, *states], [*project.output_ports, *states]
+    if len(inputs) != len(taken):
+        raise InputError(f"the model takes {len(taken)} inputs, not {len(inputs)}")
+    sizes = chosen(taken, [value.shape for value in inputs], [size.free() for size in project.sizes])
+    taken, given_back = [port.at(sizes) for port in taken], [port.at(sizes) for port in given_back]
     with tempfile.TemporaryDirectory() as place:
-        given = [Path(place) / f"input_{index}" for index in range(len(project.inputs))]
-        made = [Path(place) / f"output_{index}" for index in range(len(project.outputs))]
-        for path, value, record in zip(given, inputs, project.inputs, strict=True):
-            path.write_bytes(_bytes(value, record.port()))
-        _call(folder, isa, ["run", str(folder), *map(str, (*given, *made))], seconds, accepted=(0,))
-        return [_read(path, record.port()) for path, record in zip(made, project.outputs, strict=True)]
+        given = [Path(place) / f"input_{index}" for index in range(len(taken))]
+        made = [Path(place) / f"output_{index}" for index in range(len(given_back))]
+        for path, value, port in zip(given, inputs, taken, strict=True):
+            path.write_bytes(_bytes(value, port))
+        words = ["run", str(folder), *(str(sizes[size.name]) for size in project.sizes)]
+        _call(folder, isa, [*words, *map(str, (*given, *made))], seconds, accepted=(0,))
+        return [_read(path, port) for path, port in zip(made, given_back, strict=True)]
 
 
 def _call(

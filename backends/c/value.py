@@ -1,4 +1,7 @@
-"""Where the values of a program lie while generated code runs: strided views of buffers of fixed size."""
+"""Where the values of a program lie while generated code runs: strided views of buffers of fixed size.
+
+Sizes, strides and offsets that a call of the model chooses are `Extent`s in the place of numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from qcompiler.backends.c.extent import most
 
 Kind = Literal["arena", "weights", "input", "output"]
 Element = Literal["float", "double", "int64_t", "int32_t", "int16_t", "int8_t", "uint8_t", "qc_act"]
@@ -47,7 +52,7 @@ class Value:
     Args:
         buffer: that holds it.
         element: C type.
-        shape: fixed sizes.
+        shape: its sizes.
         strides: in elements; 0 repeats.
         offset: of the first element, in elements.
         shift: what is stored less the code, for quantized values; see `qc_base.h`.
@@ -78,7 +83,7 @@ class Value:
     @property
     def order(self) -> tuple[int, ...]:
         """Axes from the one that moves slowest in memory to the fastest."""
-        return tuple(sorted(range(len(self.shape)), key=lambda axis: (-self.strides[axis], axis)))
+        return tuple(sorted(range(len(self.shape)), key=lambda axis: (-most(self.strides[axis]), axis)))
 
     def permuted(self, axes: Sequence[int]) -> Value:
         """Axes in another order."""
@@ -114,6 +119,13 @@ def row_major(shape: Sequence[int], order: Sequence[int] | None = None) -> tuple
         strides[axis] = step
         step *= shape[axis]
     return tuple(strides)
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape to which all are broadcast: of every axis, counted from the last, the size that is not 1."""
+    rank = max(map(len, shapes))
+    wide = [(*[1] * (rank - len(shape)), *shape) for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*wide, strict=True))
 
 
 def channels_last(rank: int) -> tuple[int, ...]:

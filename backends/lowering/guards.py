@@ -13,6 +13,8 @@ from qcompiler.ir.types import TensorType
 from qcompiler.target import Guard
 
 _LARGEST_BLOCK = 128
+_ROWS = 3
+"""Axes of rows: batch, places, channels."""
 _MOST_WORDS = 512
 """Of 64 signs, in one sum of a kernel of signs: QC_B1_WORDS of the generated C."""
 
@@ -81,6 +83,16 @@ def spatial_mean(program: Program, node: Node) -> str:
     return "" if bound.get("dtype") is None else "changes the element type"
 
 
+def token_mean(program: Program, node: Node) -> str:
+    """The mean over all spatial axes, or over the middle axis of three."""
+    bound = program.bind(node)
+    source, dims = bound["self"], bound["dim"]
+    rows = isinstance(source, Node) and program.tensor_type(source).rank == _ROWS
+    if not rows or not isinstance(dims, list | tuple) or list(dims) not in ([1], [1 - _ROWS]):
+        return spatial_mean(program, node)
+    return "" if bound.get("dtype") is None else "changes the element type"
+
+
 def plain_average(program: Program, node: Node) -> str:
     """An average pool with the usual divisor: where windows are cut off at the end, runtimes divide differently."""
     bound = program.bind(node)
@@ -109,6 +121,45 @@ def product_fits(program: Program, node: Node) -> str:
     return f"sums {terms} products, int32 holds {MOST_TERMS}" if terms > MOST_TERMS else ""
 
 
+def along_rows(program: Program, node: Node) -> str:
+    """A softmax over the last axis."""
+    bound = program.bind(node)
+    source, dim = bound["self"], bound["dim"]
+    rank = program.tensor_type(source).rank if isinstance(source, Node) else 0
+    if not isinstance(dim, int) or not rank or dim % rank != rank - 1:
+        return "does not run along the last axis"
+    return "" if bound.get("dtype") is None else "changes the element type"
+
+
+def constant_affine(program: Program, node: Node) -> str:
+    """A norm over few enough elements whose factors and offsets are parameters."""
+    bound = program.bind(node)
+    sizes = bound["normalized_shape"]
+    width = math.prod(size for size in sizes if isinstance(size, int)) if isinstance(sizes, list | tuple) else 0
+    if not 0 < width <= MOST_TERMS:
+        return f"sums {width} values, int32 holds {MOST_TERMS}"
+    vectors = [bound.get(name) for name in ("weight", "bias")]
+    constant = all(program.constant(each) is not None for each in vectors if isinstance(each, Node))
+    return "" if constant else "its factors are not constant"
+
+
+def one_tensor(program: Program, node: Node) -> str:
+    """A function of one tensor; numbers may stand beside it."""
+    count = len(node.all_input_nodes)
+    return "" if count == 1 and isinstance(node.args[0], Node) else f"takes {count} tensors"
+
+
+def whole_windows(program: Program, node: Node) -> str:
+    """An average pool that divides by one number everywhere."""
+    bound = program.bind(node)
+    padded = any(isinstance(size, int) and size for size in _items(bound["padding"]))
+    return "divides by the pixels inside of the image" if padded and not bound["count_include_pad"] else ""
+
+
+def _items(found: object) -> list[object]:
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
 def whole_blocks(program: Program, node: Node) -> str:
     """Blocks of 128 inputs must divide a weight."""
     weight = program.bind(node)["weight"]
@@ -126,8 +177,11 @@ def static_bounds(program: Program, node: Node) -> str:
 
 GUARDS: Mapping[str, Guard] = {
     "accumulator_fits": accumulator_fits,
+    "along_rows": along_rows,
     "batched": batched,
+    "constant_affine": constant_affine,
     "explicit_padding": explicit_padding,
+    "one_tensor": one_tensor,
     "signs_fit": signs_fit,
     "single_group": single_group,
     "single_precision": single_precision,
@@ -136,5 +190,7 @@ GUARDS: Mapping[str, Guard] = {
     "plain_operands": plain_operands,
     "product_fits": product_fits,
     "static_bounds": static_bounds,
+    "token_mean": token_mean,
     "whole_blocks": whole_blocks,
+    "whole_windows": whole_windows,
 }

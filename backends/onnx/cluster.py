@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from qcompiler.backends.onnx.rotary import rotary_of
+from qcompiler.backends.lowering.rotary import rotary_of
 from qcompiler.ir.program import Builder, Node, Program
 from qcompiler.ir.types import Dim
 
@@ -145,7 +145,7 @@ def _replace(program: Program, node: Node, operands: Operands, result: Node) -> 
 
 def _merged(program: Program, builder: Builder, node: Node) -> Node | None:
     """An operand of attention with its heads side by side, rotary embedding included; None when heads were not cut."""
-    rotary = rotary_of(program, node)
+    rotary = rotary_of(program, node, doubled=True)
     if rotary is None:
         return merged_operand(program, node)
     source = merged_operand(program, rotary.source)

@@ -8,7 +8,6 @@ clock has ticks of a microsecond.
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +20,11 @@ import torch
 
 from qcompiler.backends.onnx.dtypes import as_numpy
 from qcompiler.backends.onnx.session import Session, open_session
-from qcompiler.clocks import Part, Times
+from qcompiler.clocks import Part, Times, processor_here
 from qcompiler.cost import Device, summary
 
 WARM_UP = 5
 _KERNEL = "_kernel_time"
-_CPUINFO = Path("/proc/cpuinfo")
-_FEATURES = ("asimddp", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "sve")
 _LAYOUTS = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _Call = tuple[Session, Mapping[str, np.ndarray]]
@@ -39,13 +36,11 @@ _TICK = 1e-6
 
 def device_here(target: str, threads: int) -> Device:
     """The machine as times are labelled."""
-    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
-    words = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = words.get("flags", words.get("Features", "")).split()
+    processor, features = processor_here()
     return Device(
         target=target,
-        processor=words.get("model name", platform.processor() or platform.machine()),
-        features=tuple(name for name in _FEATURES if name in flags),
+        processor=processor,
+        features=features,
         threads=threads,
         runtime=f"onnxruntime {onnxruntime.__version__}",
     )

@@ -18,6 +18,7 @@ from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.region import nested_programs
+from qcompiler.ir.states import arguments, results
 from qcompiler.ir.structure import Structure
 
 OLDEST_OPSET = 13
@@ -38,8 +39,9 @@ def write_model(
 ) -> ir.Model:
     """Writes a program at stage canonical, quantized or lowered as an ONNX model.
 
-    Inputs keep their names, outputs take the keys of the result structure (`output_0`, ... without keys),
-    values the names of the program's nodes; ONNX nodes are called `module/node`, helpers `module/node.Kind`.
+    Inputs keep their names, a state `x` becomes input `past.x` and output `present.x`, other outputs take the keys of
+    the result structure (`output_0`, ... without keys), values the names of the program's nodes; ONNX nodes are called
+    `module/node`, helpers `module/node.Kind`.
     Weights share the memory of the program's parameters until the model is saved.
 
     Args:
@@ -54,7 +56,8 @@ def write_model(
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedError(f"ONNX opset {opset} cannot be written", mend=f"choose {OLDEST_OPSET} to {NEWEST_OPSET}")
     context = Context(program, opset, partial(_write_body, kernel_emitters or {}), four_bit_floats)
-    inputs = [_input(context, node) for node in program.inputs]
+    names = [*(str(node.target) for node in arguments(program)), *(f"past.{name}" for name in program.states)]
+    inputs = [_input(context, node, name) for node, name in zip(program.inputs, names, strict=True)]
     output_names = [context.unique(name) for name in _output_names(program)]
     context.write_body(context)
     graph = ir.Graph(
@@ -122,10 +125,10 @@ def save_model(model: ir.Model, path: Path | str, inline_bytes: int = INLINE_BYT
         ) from error
 
 
-def _input(context: Context, node: Node) -> ir.Value:
+def _input(context: Context, node: Node, name: str) -> ir.Value:
     type_ = context.program.tensor_type(node)
     value = ir.Value(
-        name=context.unique(str(node.target)),
+        name=context.unique(name),
         shape=context.shape_of(type_),
         type=ir.TensorType(onnx_dtype(type_.dtype)),
     )
@@ -198,7 +201,8 @@ def _outputs(context: Context, names: list[str]) -> list[ir.Value]:
 def _output_names(program: Program) -> list[str]:
     """The keys of each result, joined by dots; its number where the model returns it without one."""
     names = dict(_leaf_names(program.signature.result, (), keyed=False))
-    return [names.get(i) or f"output_{i}" for i in range(len(program.outputs))]
+    own = [names.get(i) or f"output_{i}" for i in range(len(results(program)))]
+    return [*own, *(f"present.{name}" for name in program.states)]
 
 
 def _leaf_names(structure: Structure, path: tuple[str, ...], *, keyed: bool) -> Iterator[tuple[int, str]]:

@@ -78,5 +78,10 @@ def _check(parts: Parts) -> None:
         raise VerifyError("a kernel of signs takes codes 1 and -1 without zero points")
 
 
-BIT_MEANINGS: Mapping[str, Callable[..., object]] = {"conv_binary": conv, "linear_binary": linear}
-"""What kernels of signs compute, beside `reference.MEANINGS`: onnxruntime has no such kernels."""
+BIT_MEANINGS: Mapping[str, Callable[..., object]] = {
+    "conv_binary": conv,
+    "linear_binary": linear,
+    "conv_bits": dense.conv,
+    "linear_bits": dense.linear,
+}
+"""What kernels of signs and bit planes compute, beside `reference.MEANINGS`: onnxruntime has no such kernels."""

@@ -2,6 +2,7 @@
 
 Formula (q codes, z zero points, s scales, x input, w weight, y result): `total = sum (qx - zx) * (qw - zw)` in int32.
   int32 bias:  `float(total + qb) * (sx * sw)`, requantized `clip(round(float(total + qb) * ((sx * sw) / sy)) + zy)`
+  fixed:       `clip(round((total + qb) * ((sx * sw) / sy)) + zy)`, the product exact, as `fixed` says
   float bias:  `float(total) * (sx * sw) + b`, product and sum rounded apart, quantized by division by sy
 Source: onnxruntime's QLinearConv, QGemm and MatMulIntegerToFloat, equal bit for bit.
 """
@@ -13,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from qcompiler.backends.reference import fixed as integers
 from qcompiler.backends.reference.arithmetic import Codes, Grid, Parts, along, apply, check_terms, requantize
 
 Bias = Parts | Tensor | None
@@ -27,6 +29,7 @@ def conv(
     result: Parts | None = None,
     low: float = 0,
     high: float = 0,
+    fixed: bool = False,
 ) -> Tensor:
     """A convolution `op` of 1 to 3 spatial axes, transposed ones included.
 
@@ -36,7 +39,7 @@ def conv(
     x, w = Codes.of(input), Codes.of(weight)
     check_terms(math.prod(w.codes.shape[1:]))
     total = apply(op, x.offsets(), w.offsets(), None, *window)
-    return _finish(total, x, w, bias, 1 - w.codes.dim(), result, low, high)
+    return _finish(total, x, w, bias, 1 - w.codes.dim(), result, low, high, fixed)
 
 
 def linear(
@@ -48,6 +51,7 @@ def linear(
     result: Parts | None = None,
     low: float = 0,
     high: float = 0,
+    fixed: bool = False,
 ) -> Tensor:
     """A linear layer; with run-time scales it is the dynamic one.
 
@@ -56,11 +60,20 @@ def linear(
     """
     x, w = Codes.of(input), Codes.of(weight)
     check_terms(w.codes.shape[-1])
-    return _finish(torch.matmul(x.offsets(), w.offsets().t()), x, w, bias, -1, result, low, high)
+    total = torch.matmul(x.offsets(), w.offsets().t())
+    return _finish(total, x, w, bias, -1, result, low, high, fixed)
 
 
 def _finish(
-    total: Tensor, x: Codes, w: Codes, bias: Bias, axis: int, result: Parts | None, low: float, high: float
+    total: Tensor,
+    x: Codes,
+    w: Codes,
+    bias: Bias,
+    axis: int,
+    result: Parts | None,
+    low: float,
+    high: float,
+    fixed: bool,
 ) -> Tensor:
     rank = total.dim()
     factor = x.scale * along(w.scale, axis, rank)
@@ -72,4 +85,4 @@ def _finish(
     if result is None:
         return total.float() * factor
     grid = Grid.of(result, low, high)
-    return requantize(total, factor / grid.scale, grid)
+    return (integers.requantize if fixed else requantize)(total, factor / grid.scale, grid)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qcompiler.backends.reference import fixed as integers
 from qcompiler.backends.reference.arithmetic import Codes, Grid, Parts, apply, fused_multiply_add
 
 SIGMOID = "aten.sigmoid"
@@ -31,13 +32,15 @@ _LOGISTIC_LOWER = (
 )
 
 
-def add(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float) -> Tensor:
+def add(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float, fixed: bool = False) -> Tensor:
     """A sum with broadcasting.
 
     Formula: `a = sa / sy`, `b = sb / sy`, `c = zy - fma(a, za, b * zb)`,
-    `clip(round(fma(qa, a, fma(qb, b, c))))`, each fma rounded once.
+    `clip(round(fma(qa, a, fma(qb, b, c))))`, each fma rounded once; `fixed`: as `fixed.add`.
     """
     left, right, grid = Codes.of(self), Codes.of(other), Grid.of(result, low, high)
+    if fixed:
+        return integers.add(left, right, grid)
     if _repeats(left.codes, right.codes):
         left, right = right, left
     a, b = left.scale / grid.scale, right.scale / grid.scale
@@ -47,15 +50,17 @@ def add(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: 
     return fused_multiply_add(left.codes.float(), a, inner).round().clamp(grid.low, grid.high)
 
 
-def mul(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float) -> Tensor:
+def mul(self: Parts, other: Parts, *, op: str, result: Parts, low: float, high: float, fixed: bool = False) -> Tensor:
     """A product with broadcasting.
 
     Formula: `clip(round(float((qa - za) * (qb - zb)) * ((sa * sb) / sy) + zy))`: the zero point is added before
-    rounding, so that halves go to even codes.
+    rounding, so that halves go to even codes. `fixed`: behind it, and the product is exact.
     """
     left, right, grid = Codes.of(self), Codes.of(other), Grid.of(result, low, high)
-    product = (left.offsets() * right.offsets()).float()
-    steps = product * ((left.scale * right.scale) / grid.scale)
+    product, factor = left.offsets() * right.offsets(), (left.scale * right.scale) / grid.scale
+    if fixed:
+        return integers.requantize(product, factor, grid)
+    steps = product.float() * factor
     return (steps + grid.zero_point).round().clamp(grid.low, grid.high)
 
 

@@ -120,5 +120,41 @@ BIT_SEMANTICS: Mapping[str, Semantics] = {
         note="signs are 1 and -1; onnxruntime has no such kernel",
     )
     for name in ("conv_binary", "linear_binary")
+} | {
+    name: _summed(f"{_REALS}; with codes as result {_REQUANTIZED}", note="sums of bit planes are the same integers")
+    for name in ("conv_bits", "linear_bits")
 }
-"""The same of kernels of signs, beside `SEMANTICS`."""
+"""The same of kernels of signs and bit planes, beside `SEMANTICS`."""
+CODEBOOK_SEMANTICS: Mapping[str, Semantics] = {
+    "linear_codebook": Semantics(
+        "sum over blocks of factor (sum x (sum over tables of entry(code))) + b",
+        "float32",
+        fused=True,
+        note="vectors are multiplied input by input and added up in order; onnxruntime has no such kernel",
+    )
+}
+"""The same of codes of vectors."""
+WHOLE_SEMANTICS: Mapping[str, Semantics] = {
+    "softmax": Semantics(
+        "e = round(exp(-(largest q - q) * sx) * 2^31); clip(round(e * floor(m 2^37 / sum e) / 2^s) + zy), "
+        "m / 2^(s - 37) the float32 1 / sy",
+        "int32",
+        most_terms=MOST_TERMS,
+        note="sums in 64 bits; no floats; onnxruntime has no such kernel",
+    ),
+    "layer_norm": Semantics(
+        "a = (n q - sum q) / sqrt(n sum q^2 - (sum q)^2 + n^2 eps / sx^2) with 20 bits behind the point; "
+        "clip(round(a (w / sy) + b / sy) + zy), w / sy and b / sy with 28 bits",
+        "int32",
+        most_terms=MOST_TERMS,
+        note="root and quotient once a row, rounded down; no floats; onnxruntime has no such kernel",
+    ),
+    "rms_norm": Semantics(
+        "as layer_norm, with n zx in the place of sum q and without b",
+        "int32",
+        most_terms=MOST_TERMS,
+        note="root and quotient once a row, rounded down; no floats; onnxruntime has no such kernel",
+    ),
+    "lookup": Semantics("table[qx], made of whatever stands between two grids before the model runs"),
+}
+"""The same of kernels without floats. With `fixed` requantization of any kernel is the exact product, rounded once."""

@@ -55,6 +55,30 @@ QC_INLINE void qc_store_codes(qc_ints codes, size_t across, const qc_block *bloc
     }
 }
 
+/* Codes of four vectors of steps and of what is added to them (qc_residual), as qc_pack leaves them. */
+QC_INLINE qc_ints qc_pack_added(const qc_epilogue *e, const qc_limits *limits, const size_t row[4],
+                                const size_t column[4], const qc_floats steps[4]) {
+    const qc_residual *r = &e->residual;
+    const qc_floats least = QC_VECTOR(set1_ps)(e->low - e->zero_point);
+    const qc_floats zero = QC_VECTOR(set1_ps)(e->zero_point - r->own_shift), shift = QC_VECTOR(set1_ps)(r->shift);
+    const qc_floats own = QC_VECTOR(set1_ps)(r->own), factor = QC_VECTOR(set1_ps)(r->factor);
+    const qc_floats constant = QC_VECTOR(set1_ps)(r->constant);
+    const qc_limits last = {QC_VECTOR(set1_ps)(r->high - r->result_shift),
+                            QC_VECTOR(set1_epi16)((int16_t)r->result_shift),
+                            QC_VECTOR(set1_epi8)((char)(uint8_t)r->low)};
+    qc_floats sums[4];
+    QC_EACH(v) {
+        const qc_floats within = QC_VECTOR(max_ps)(qc_nearest(QC_VECTOR(min_ps)(steps[v], limits->most)), least);
+        const qc_floats code = QC_VECTOR(add_ps)(within, zero);
+        const qc_floats other = QC_VECTOR(sub_ps)(qc_load_codes(r->codes + row[v] * r->stride + column[v]), shift);
+        if (r->leads)
+            sums[v] = QC_VECTOR(fmadd_ps)(other, factor, QC_VECTOR(fmadd_ps)(code, own, constant));
+        else
+            sums[v] = QC_VECTOR(fmadd_ps)(code, own, QC_VECTOR(fmadd_ps)(other, factor, constant));
+    }
+    return qc_pack(&last, sums);
+}
+
 /* Finishes and stores one block; `sums` have the bias. With `lanes` the columns of sums and those of the vectors of the
  * epilogue stand in lanes; results are stored in order either way.
  */
@@ -98,7 +122,8 @@ QC_INLINE void qc_finish_block(const qc_epilogue *e, const qc_limits *limits, co
     if (biased) {
         QC_EACH(v) reals[v] = QC_VECTOR(div_ps)(reals[v], QC_VECTOR(set1_ps)(e->scale));
     }
-    const qc_ints codes = qc_pack(limits, reals);
+    const bool added = e->residual.codes && !biased && !lanes;
+    const qc_ints codes = added ? qc_pack_added(e, limits, row, column, reals) : qc_pack(limits, reals);
     qc_store_codes(lanes ? codes : qc_packed_in_order(codes), across, block);
 }
 

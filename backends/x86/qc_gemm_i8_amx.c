@@ -5,16 +5,7 @@
  * spaced; where a tile spans lines of the image they are first copied together.
  */
 #include "qc_gemm_i8_vnni.h"
-
-enum { TILE_ROWS = 16, TILE_RUNS = 16, TILE_BYTES = 64 };
-enum { SUMS, INPUTS = 4, WEIGHTS = 6 }; /* first tiles: 2 x 2 of sums, 2 of activations, 2 of weights */
-
-/* What _tile_loadconfig reads. */
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_shapes;
+#include "qc_tiles_x86.h"
 
 /* Rows of activations that one tile holds. */
 typedef struct {
@@ -30,21 +21,6 @@ typedef struct {
     _Alignas(64) int32_t sums[2 * TILE_ROWS][2 * PANEL];
     input_rows rows[2];
 } workspace;
-
-/* The compiler does not know that instructions on tiles read and write what `at` points into. */
-#define QC_MEMORY_CHANGES(at) __asm__ volatile("" ::"r"(at) : "memory")
-
-static void set_shapes(const input_rows rows[2]) {
-    tile_shapes shapes = {.palette = 1};
-    for (size_t tile = 0; tile < 8; ++tile) {
-        size_t of = tile < INPUTS ? tile / 2 : tile - INPUTS;
-        shapes.row_bytes[tile] = TILE_BYTES;
-        /* A tile without rows is not allowed; nothing uses what it holds. */
-        shapes.rows[tile] = (uint8_t)(tile >= WEIGHTS ? TILE_RUNS : rows[of].rows ? rows[of].rows : 1);
-    }
-    QC_MEMORY_CHANGES(&shapes);
-    _tile_loadconfig(&shapes);
-}
 
 static void find_rows(const qc_gemm_i8_args *args, size_t m, size_t rows, input_rows *found) {
     found->rows = rows, found->stride = args->inner_stride, found->even = true;
@@ -128,7 +104,7 @@ static void by_blocks(const qc_gemm_i8_args *args, size_t begin, size_t end, siz
         const size_t second = left - first < TILE_ROWS ? left - first : TILE_ROWS;
         find_rows(args, m, first, &space->rows[0]);
         find_rows(args, m + first, second, &space->rows[1]);
-        if (shaped[0] != first || shaped[1] != second) set_shapes(space->rows);
+        if (shaped[0] != first || shaped[1] != second) set_tile_shapes(first, second, TILE_RUNS);
         shaped[0] = first, shaped[1] = second;
         if (second && second_panel)
             tile_block(args, n, space, true, true);

@@ -5,7 +5,6 @@
  */
 #include <immintrin.h>
 
-#define QC_KERNEL qc_gemm_wna8_avx2
 #define QC_COLUMNS 16
 #define QC_DEPTH 4
 #define QC_CHUNK 16
@@ -15,6 +14,7 @@
 #define QC_MANY_PANELS 1
 #define QC_DECODED 512
 #define QC_PANELS 2
+#define QC_GATHERS 0
 #define QC_MOST_SUMS 8
 #define QC_OFFSET(bits) ((void)(bits), 0)
 #define QC_SUMS(bits, rows) ((void)(bits), (void)(rows), 1)
@@ -35,6 +35,8 @@ QC_INLINE ints minus_product(ints x, ints y, ints z) { return _mm256_sub_epi32(x
 QC_INLINE reals to_reals(ints x) { return _mm256_cvtepi32_ps(x); }
 QC_INLINE reals times(reals x, reals y) { return _mm256_mul_ps(x, y); }
 QC_INLINE reals fused(reals x, reals y, reals z) { return _mm256_fmadd_ps(x, y, z); }
+
+QC_INLINE void turn(ints *sums, int rows, int wide) { (void)sums, (void)rows, (void)wide; }
 
 QC_INLINE void set_sums(ints *sums, ints x, int count) {
     (void)count;
@@ -103,3 +105,5 @@ QC_INLINE void chunk(ints *sums, const uint8_t *weight, size_t panel_bytes, cons
 }
 
 #include "qc_gemm_wna8_tile.h"
+
+void qc_gemm_wna8_avx2(const qc_gemm_wna8_args *args, size_t begin, size_t end) { by_panels(args, begin, end); }

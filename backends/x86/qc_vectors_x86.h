@@ -27,6 +27,24 @@ typedef __m256 qc_floats;
 #define qc_bits_of(floats) _mm256_castps_si256(floats)
 #endif
 
+/* Unsigned bytes as floats; what lies behind them up to a whole vector is read. */
+QC_INLINE qc_floats qc_load_codes(const uint8_t *at) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#else
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+#endif
+}
+
+/* Nearest whole numbers, halves to even. */
+QC_INLINE qc_floats qc_nearest(qc_floats x) {
+#if defined(__AVX512F__)
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#endif
+}
+
 /* Adds to every 32-bit lane the products of its four unsigned and its four signed bytes. */
 QC_INLINE qc_ints qc_add_products(qc_ints sums, qc_ints unsigned_bytes, qc_ints signed_bytes) {
 #if defined(__AVX512VNNI__)

@@ -65,13 +65,13 @@ class Entry:
     isa: Isa
     title: str
     product: str
-    macs: int
+    macs: float
     bound: float
     case: Callable[[int, int, int], tuple[Case, int]]
     out: str = "out"
     layer: Shape = LAYER
     small: Shape = SMALL
-    loop: tuple[int, int] = field(kw_only=True)
+    loop: tuple[int, float] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Count:
     instructions: int
     loop: tuple[str, ...]
     passes: int
-    loop_macs: int
+    loop_macs: float
 
     @property
     def loop_rate(self) -> float:

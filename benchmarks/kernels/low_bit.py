@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from benchmarks.kernels.common import Contest, Run, buffer, levels_here, library, onnx_runner, runner
+from qcompiler.backends.c.gemv_packing import PANEL, places
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.kernels import MICRO_KERNELS
 from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
@@ -211,3 +212,71 @@ def _nbits(rows: int, inputs: int, outputs: int, bits: Bits, block: int, level: 
     }
     given = random.standard_normal((rows, inputs)).astype(np.float32)
     return onnx_runner(node, {"x": given}, constants, np.dtype("f4"))
+
+
+class Tables(ctypes.Structure):
+    """`qc_gemv_wna8_args`."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        ("input_stride", ctypes.c_size_t),
+        *((name, ctypes.c_void_p) for name in ("input_scale", "input_sum", "weight", "scale", "zero")),
+        ("common_zero", ctypes.c_int32),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_size_t) for name in ("rows", "columns", "depth", "block", "planes")),
+        ("step", ctypes.c_int32),
+        ("out", ctypes.c_void_p),
+        ("out_stride", ctypes.c_size_t),
+    )
+
+
+def tables() -> Iterator[Contest]:
+    """One row by tables of sums, beside the kernels that unpack the same codes (signs have two bits there)."""
+    for rows, inputs, outputs in SHAPES:
+        for planes in (1, 2, 3) if rows == 1 else ():
+            codes: Bits = 3 if planes == 3 else 2
+            yield Contest(
+                "gemv_wna8",
+                f"w{planes}a8 b128 {rows}x{inputs}x{outputs}",
+                2.0 * rows * inputs * outputs,
+                {Isa.AVX2.value: _tables(inputs, outputs, planes, 128)},
+                {
+                    f"unpacked {isa.value}": _integers(isa, rows, inputs, outputs, codes, 128)
+                    for isa in levels_here("gemm_wna8")
+                },
+            )
+
+
+def _tables(inputs: int, outputs: int, planes: int, block: int) -> Run:
+    random = np.random.default_rng(0)
+    blocks = -(-inputs // block)
+    codes = random.integers(0, 1 << planes, (outputs, inputs), dtype=np.uint8)
+    arrays = {
+        "input": random.integers(-127, 128, (1, inputs), dtype=np.int8),
+        "input_scale": np.full((1, blocks), 0.01, np.float32),
+        "input_sum": np.zeros((1, blocks), np.int32),
+        "weight": places(codes, planes, block),
+        "scale": by_block(np.full((outputs, blocks), 0.01, np.float32), PANEL),
+        "out": np.zeros((1, outputs), np.float32),
+    }
+    kept = {name: buffer(array) for name, array in arrays.items()}
+    args = Tables(
+        **{name: array.ctypes.data for name, array in kept.items()},
+        common_zero=1 << (planes - 1),
+        input_stride=inputs,
+        out_stride=outputs,
+        rows=1,
+        columns=outputs,
+        depth=inputs,
+        block=block,
+        planes=planes,
+        step=1,
+    )
+    product = runner("gemv_wna8", Isa.AVX2, args, -(-outputs // PANEL), list(kept.values()))
+    quantize = _quantizer(Isa.AVX2, 1, inputs, block, kept)
+
+    def run(count: int) -> None:
+        quantize(count)
+        product(count)
+
+    return run

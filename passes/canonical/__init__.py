@@ -14,6 +14,7 @@ from qcompiler.passes.canonical.name_attention import NameAttention
 from qcompiler.passes.canonical.name_norms import NameNorms
 from qcompiler.passes.canonical.narrow_rows import NarrowRows
 from qcompiler.passes.canonical.normalize import Normalize
+from qcompiler.passes.canonical.split_attention import SplitAttention
 from qcompiler.passes.canonical.split_complex import SplitComplex
 from qcompiler.passes.canonical.split_projection import SplitProjection
 from qcompiler.passes.canonical.steps import STEPS
@@ -36,5 +37,6 @@ PASSES: tuple[type[Pass], ...] = (
     Canonicalize,
     NarrowRows,
     SplitProjection,
+    SplitAttention,
 )
 CANONICAL: tuple[Pass, ...] = (*STEPS, CanonicalizeRegions(), Canonicalize())

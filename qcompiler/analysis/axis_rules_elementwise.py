@@ -12,7 +12,7 @@ from qcompiler.analysis import labels as lb
 from qcompiler.analysis.axis_rules import Bound, Labels, Rule, Walk
 from qcompiler.analysis.relations import REORDERINGS, ROTATIONS, SCALES, Mark, Norm, World
 from qcompiler.ir.program import Node
-from qcompiler.ir.types import TensorType
+from qcompiler.ir.types import SymbolType, TensorType
 
 _CURVED = "an elementwise function"
 _PRODUCT = "an elementwise product"
@@ -85,8 +85,14 @@ def _thin(first: torch.Tensor, second: torch.Tensor, rank: int) -> list[int]:
 
 
 def _scalar(walk: Walk, value: object) -> bool:
-    """Whether an operand is one known number."""
-    return not isinstance(value, Node) or (walk.is_constant(value) and all(size == 1 for size in walk.shape(value)))
+    """Whether an operand is one known number, or a size."""
+    if not isinstance(value, Node) or _is_size(value):
+        return True
+    return walk.is_constant(value) and all(size == 1 for size in walk.shape(value))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Node) and isinstance(value.meta["type"], SymbolType)
 
 
 def _zero(walk: Walk, value: object) -> bool:
@@ -122,7 +128,7 @@ def _plus_number(walk: Walk, node: Node, number: object, codes: torch.Tensor, ar
     axes = lb.varying(codes)
     if _zero(walk, number) or not axes:
         return codes
-    if len(axes) > 1:
+    if len(axes) > 1 or _is_size(number):
         return _curved(walk, node, codes)
     row = lb.core(codes).reshape(-1)
     walk.relations.mark(Mark(node, argument, "writer", row, axes[0]))
@@ -263,11 +269,8 @@ def where(walk: Walk, node: Node, bound: Bound) -> Labels:
     found = operands[0].expand(shape) if operands else lb.fixed(shape)
     if len(operands) == 2:
         walk.relations.tie(operands[0], operands[1], node)
-        found = (
-            lb.fixed(shape)
-            if any(lb.is_fixed(codes) for codes in operands)
-            else _merged(operands[0], operands[1], shape)
-        )
+        held = any(lb.is_fixed(codes) for codes in operands)
+        found = lb.fixed(shape) if held else _merged(operands[0], operands[1], shape)
     if numbers:
         _curved(walk, node, found)
     if lb.varying(found) and not _thin(condition, found, len(shape)):

@@ -28,6 +28,7 @@ from qcompiler.frontends.weight_files import Coded, WeightFiles
 from qcompiler.ir.fill import Fill, Shelf
 from qcompiler.ir.finite import check_finite
 from qcompiler.ir.program import Node, Origin, Program, Signature
+from qcompiler.ir.states import add_state, plain_fill
 from qcompiler.ir.structure import Structure, describe
 from qcompiler.ir.types import Dim as Dimension
 from qcompiler.ir.types import Symbol, SymbolType, TensorType, TupleType, Type, as_dim
@@ -56,7 +57,10 @@ def import_exported(
     Raises:
         InputError: for a weight that holds NaN or infinity or that `weights` lack, and an export in which two inputs
             became one.
-        UnsupportedError: for a model that writes to its buffers; what it writes to its inputs stays inside.
+        UnsupportedError: for an operator or a state that programs cannot hold.
+
+    Buffers that the model writes to become states, which start from what the buffers hold now; what it writes to its
+    inputs stays inside.
     """
     _check_examples(exported)
     functional = _functional(exported)
@@ -97,6 +101,13 @@ def _functional(exported: ExportedProgram) -> ExportedProgram:
     try:
         with quiet():
             return exported.run_decompositions(decompositions())
+    except (RuntimeError, AssertionError) as error:
+        raise UnsupportedError(
+            f"torch.export cannot take the model's writes apart: {(str(error).splitlines() or [''])[0]}",
+            step="trace",
+            mend="register each tensor that the model writes to as a buffer, once; where it is reached by another name "
+            "too, pass torch.export.export(model, ..., strict=True)",
+        ) from error
     finally:
         exported.example_inputs = example
 
@@ -148,7 +159,9 @@ class _Importer:
         self.shelf = Shelf()
         specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
         placeholders = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
+        self.written = set(self.exported.graph_signature.buffers_to_mutate.values())
         self.add_inputs(placeholders, specs, names)
+        self.add_states(placeholders, specs)
         self.add_params(placeholders, specs)
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
@@ -172,9 +185,20 @@ class _Importer:
                 name = next(user_names) if user_names else node.name
                 self.values[node] = self.program.add_input(name, self.type(node.meta["val"]))
 
+    def add_states(self, placeholders: list[Node], specs: Specs) -> None:
+        for node in placeholders:
+            target = str(specs[node.name].target)
+            if target in self.written:
+                value = self.stored(target)
+                check_finite(_strip(target), value, self.program.name, "trace")
+                type_ = TensorType(value.dtype, tuple(value.shape))
+                self.values[node] = add_state(self.program, _strip(target), type_, plain_fill(value))
+
     def add_params(self, placeholders: list[Node], specs: Specs) -> None:
         for node in placeholders:
             spec = specs[node.name]
+            if spec.kind == InputKind.BUFFER and str(spec.target) in self.written:
+                continue
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
                 self.add_param(node, str(spec.target), spec.kind)
             elif spec.kind != InputKind.USER_INPUT:
@@ -185,11 +209,7 @@ class _Importer:
     def add_param(self, node: Node, target: str, kind: InputKind) -> None:
         if not node.users:
             return
-        state = self.exported.state_dict
-        value = state[target] if target in state else self.exported.constants[target]
-        if not isinstance(value, torch.Tensor):
-            raise UnsupportedError(f"constant '{target}' is a {type(value).__name__}, not a tensor")
-        name, value = _strip(target), value.detach()
+        name, value = _strip(target), self.stored(target)
         coded = self.weights.decode(self.names(target), value) if self.weights is not None else None
         if coded is not None:
             self.values[node] = self.add_coded(name, coded, value.dtype)
@@ -198,11 +218,19 @@ class _Importer:
         hollow = is_stand_in(value)
         if self.weights is not None and found is None and (hollow or kind == InputKind.PARAMETER):
             self.missing.append(name)
-        if target in state and not hollow and found is None:
+        if target in self.exported.state_dict and not hollow and found is None:
             check_finite(name, value, self.program.name, "trace")
         type_ = TensorType(value.dtype, tuple(value.shape))
         stands = Fill("absent") if hollow else value
         self.values[node] = self.program.add_param(name, stands if found is None else found, type_)
+
+    def stored(self, target: str) -> torch.Tensor:
+        """What the model holds under a name."""
+        state = self.exported.state_dict
+        value = state[target] if target in state else self.exported.constants[target]
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedError(f"constant '{target}' is a {type(value).__name__}, not a tensor")
+        return value.detach()
 
     def add_coded(self, name: str, coded: Coded, dtype: torch.dtype) -> Node:
         """The real numbers of a weight that is stored quantized: codes, and what dequantizes them."""
@@ -283,6 +311,7 @@ class _Importer:
         output = next(node for node in self.exported.graph.nodes if node.op == "output")
         specs = self.exported.graph_signature.output_specs
         kept: list[Node] = []
+        written: dict[str, Node] = {}
         for spec, value in zip(specs, output.args[0], strict=True):
             if spec.kind == OutputKind.USER_OUTPUT:
                 if isinstance(value, torch.fx.Node):
@@ -291,13 +320,8 @@ class _Importer:
                 else:
                     self.returned.append(Structure("const", value=value))
             elif spec.kind == OutputKind.BUFFER_MUTATION:
-                raise UnsupportedError(
-                    f"the model writes to '{_strip(str(spec.target))}' while it runs",
-                    where=source_line(value) if isinstance(value, torch.fx.Node) else "",
-                    step="trace",
-                    mend="pass the state as an input and return the new state",
-                )
-        self.program.set_outputs(kept)
+                written[_strip(str(spec.target))] = self.values[value]
+        self.program.set_outputs([*kept, *(written[name] for name in self.program.states)])
 
     def type(self, value: object) -> Type:
         type_ = self.program.dimensions.type_of(list(value) if isinstance(value, tuple) else value)

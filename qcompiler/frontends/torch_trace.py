@@ -38,6 +38,7 @@ class _Found:
 
     result: Structure | None = None
     leaves: Sequence[torch.Tensor] = ()
+    outgrown: Sequence[str] = ()
 
 
 class _Tied(Exception):
@@ -65,8 +66,16 @@ class _Flat(torch.nn.Module):
         self.found.leaves = leaves
         args: Any = self._args.build(leaves)
         kwargs: Any = self._kwargs.build(leaves)
+        before = _buffer_types(self._model)
         self.found.result, flat, _ = describe(self._model(*args, **kwargs))
+        after = _buffer_types(self._model)
+        self.found.outgrown = [name for name, type_ in before.items() if after.get(name, type_) != type_]
         return flat
+
+
+def _buffer_types(model: torch.nn.Module) -> dict[str, str]:
+    """Dtype and sizes of every buffer, as text, so that free sizes are not looked at."""
+    return {name: f"{buffer.dtype} {[*buffer.shape]}" for name, buffer in model.named_buffers()}
 
 
 def trace_module(
@@ -90,14 +99,30 @@ def trace_module(
     with _inference(model), stand_ins(model):
         _check_dtypes(flat, leaves)
         exported = _export(flat, leaves, dynamic)
-        by_bytecode = dynamic == "auto" and not _has_free_batch(exported)
+        by_bytecode = dynamic == "auto" and not _has_free_batch(exported) and not _writes_buffers(exported)
         seen_through = _export_bytecode(flat, leaves) if by_bytecode else None
     if seen_through is not None:
-        return import_exported(seen_through, names, type(model).__name__, weights=weights)
-    result = flat.found.result
-    if result is None or not result.leaf_count():
-        raise UnsupportedError("the model returned nothing", mend="return tensors, or dicts or dataclasses of tensors")
-    return import_exported(exported, names, type(model).__name__, Signature(args, kwargs, result), weights)
+        program = import_exported(seen_through, names, type(model).__name__, weights=weights)
+    else:
+        result = flat.found.result
+        if result is None or not result.leaf_count():
+            raise UnsupportedError(
+                "the model returned nothing", mend="return tensors, or dicts or dataclasses of tensors"
+            )
+        program = import_exported(exported, names, type(model).__name__, Signature(args, kwargs, result), weights)
+    _refuse_growth(program, flat.found.outgrown)
+    return program
+
+
+def _refuse_growth(program: Program, outgrown: Sequence[str]) -> None:
+    """Refuses buffers that grow from what they held, which torch.export takes for constants."""
+    grown = [name for name in outgrown if name in program.params]
+    if grown:
+        raise UnsupportedError(
+            f"the model puts a tensor of another type in the place of '{grown[0]}' while it runs",
+            step="trace",
+            mend="write into a buffer of fixed sizes, such as a cache as long as the longest text",
+        )
 
 
 @contextlib.contextmanager
@@ -152,7 +177,10 @@ def _input_name(path: str, names: Sequence[str]) -> str:
 
 
 def _export(flat: _Flat, leaves: Sequence[torch.Tensor], dynamic: Dynamic) -> ExportedProgram:
-    """Exports with every dimension free if possible; a dimension of one is widened first, or torch would fix it."""
+    """Exports with every dimension free if possible; a dimension of one is widened first, or torch would fix it.
+
+    States have fixed sizes, so that beside them nothing is widened: torch would read it as broadcast into them.
+    """
     attempts: list[tuple[Sequence[torch.Tensor], bool]] = []
     if dynamic == "auto":
         widened = [_widened(leaf) for leaf in leaves]
@@ -163,10 +191,25 @@ def _export(flat: _Flat, leaves: Sequence[torch.Tensor], dynamic: Dynamic) -> Ex
     failure: Exception | None = None
     for example, free in attempts:
         try:
-            return _export_free(lambda shapes, given=example: _export_once(flat, given, shapes), example, free)
+            exported = _export_free(lambda shapes, given=example: _export_once(flat, given, shapes), example, free)
+            if example is leaves or not _writes_buffers(exported):
+                return exported
         except Exception as error:
             failure = error
     raise explain_failure(failure or RuntimeError("torch.export failed"), _eager_failure(flat, leaves), flat._model)
+
+
+def _writes_buffers(exported: ExportedProgram) -> bool:
+    """Whether an operator writes to a buffer or to what looks into one."""
+    buffers = exported.graph_signature.inputs_to_buffers
+    for node in exported.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            source: object = node
+            while isinstance(source, torch.fx.Node) and source.op == "call_function":
+                source = source.args[0] if source.args else None
+            if isinstance(source, torch.fx.Node) and source.name in buffers:
+                return True
+    return False
 
 
 def _check_dtypes(flat: _Flat, leaves: Sequence[torch.Tensor]) -> None:
@@ -188,9 +231,11 @@ def _eager_failure(flat: _Flat, leaves: Sequence[torch.Tensor]) -> Exception | N
     A model without weights is called with shapes alone.
     """
     hollow = any(is_stand_in(tensor) for tensor in (*flat.parameters(), *flat.buffers()))
+    # The call may write to buffers, and the model must be left as it came.
+    own = {name: buffer.clone() for name, buffer in flat.named_buffers()}
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) if hollow else contextlib.nullcontext():
-            flat(*leaves)
+            torch.func.functional_call(flat, own, tuple(leaves))
     except Exception as error:
         return error
     return None

@@ -17,6 +17,7 @@ from qcompiler.ir import ops
 from qcompiler.ir.fill import is_unset
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.region import widened
+from qcompiler.ir.states import arguments, first_values
 from qcompiler.ir.text import print_type
 from qcompiler.ir.types import TensorType
 
@@ -159,19 +160,23 @@ def _known_value(program: Program, node: Node, widen: bool) -> torch.Tensor:
 
 
 def run(program: Program, *args: object, **kwargs: object) -> object:
-    """Runs a program as its model was called: inputs and results in the model's own structure, without gradients."""
+    """Runs a program as its model was called: inputs and results in the model's own structure, without gradients.
+
+    Every call is a first one, where the program has states.
+    """
     with torch.no_grad():
         return program.signature.result.build(evaluate(program, flatten_inputs(program, args, kwargs)))
 
 
 def flatten_inputs(program: Program, args: Sequence[object], kwargs: Mapping[str, object]) -> list[torch.Tensor]:
-    """Python call arguments as the program's flat inputs.
+    """Python call arguments as the program's flat inputs, states at what the first call starts from.
 
     Raises:
         InputError: when they have another structure than the traced ones.
     """
     args, kwargs = bind_call(program, tuple(args), dict(kwargs))
-    leaves: list[object] = [None] * len(program.inputs)
+    names = [str(node.target) for node in arguments(program)]
+    leaves: list[object] = [None] * len(names)
     try:
         for structure, value, path in (
             (program.signature.kwargs, kwargs, "kwargs"),
@@ -180,9 +185,9 @@ def flatten_inputs(program: Program, args: Sequence[object], kwargs: Mapping[str
             for index, leaf in zip(_leaf_indices(structure), structure.flatten(value, path), strict=True):
                 leaves[index] = leaf
     except InputError as error:
-        mend = error.mend or f"the model takes {', '.join(program.input_names)}"
+        mend = error.mend or f"the model takes {', '.join(names)}"
         raise InputError(error.what, where=error.where or f"a call of @{program.name}", mend=mend) from error
-    return [as_tensor(leaf, name) for leaf, name in zip(leaves, program.input_names, strict=True)]
+    return [*(as_tensor(leaf, name) for leaf, name in zip(leaves, names, strict=True)), *first_values(program)]
 
 
 def bind_call(

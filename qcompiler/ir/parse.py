@@ -12,8 +12,10 @@ import torch
 from qcompiler.errors import ParseError, QCompilerError
 from qcompiler.ir import ops
 from qcompiler.ir.cursor import Cursor, Scope
+from qcompiler.ir.fill import Fill
 from qcompiler.ir.program import Node, Origin, Program, Signature, Stage
 from qcompiler.ir.region import Region, nested_stage, resolve_params
+from qcompiler.ir.states import add_state, arguments, resolve_states, results
 from qcompiler.ir.structure import from_json
 from qcompiler.ir.types import Symbol, TensorType, TupleType, Type
 from qcompiler.spec import QuantSpec
@@ -36,6 +38,7 @@ def parse_program(text: str, weights: Mapping[str, torch.Tensor] | None = None) 
     program = _Reader().read(text)
     if weights is not None:
         resolve_params(program, weights)
+        resolve_states(program, weights)
     return program
 
 
@@ -46,6 +49,7 @@ class _Reader:
     signature: Signature | None = None
     closed: bool = False
     inner: _Reader | None = None
+    next: dict[str, Node | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scope.dimensions = self.program.dimensions
@@ -70,7 +74,8 @@ class _Reader:
         return self.finished()
 
     def finished(self) -> Program:
-        self.program.signature = self.signature or Signature.flat(len(self.program.inputs), len(self.program.outputs))
+        flat = Signature.flat(len(arguments(self.program)), len(results(self.program)))
+        self.program.signature = self.signature or flat
         self.program.edits = 0
         return self.program
 
@@ -124,11 +129,15 @@ class _Reader:
             self.signature = Signature(*(from_json(data[key]) for key in ("args", "kwargs", "result")))
         elif keyword == "input":
             self.input(Cursor(line[len("input") :], self.scope))
+        elif keyword == "state":
+            self.state(Cursor(line[len("state") :], self.scope))
+        elif keyword == "update":
+            self.update(Cursor(line[len("update") :], self.scope))
         elif keyword == "param":
             self.param(Cursor(line[len("param") :], self.scope))
         elif keyword == "return":
             cursor = Cursor(line[len("return") :], self.scope)
-            self.program.set_outputs(cursor.references())
+            self.program.set_outputs([*cursor.references(), *self.written()])
         else:
             self.node(line)
 
@@ -138,13 +147,39 @@ class _Reader:
         self.define(name, self.program.add_input(label, cursor.type()))
 
     def param(self, cursor: Cursor) -> None:
+        name, label, type_, fill = self.filled(cursor)
+        self.define(name, self.program.add_param(label, fill, type_, node_name=name))
+
+    def state(self, cursor: Cursor) -> None:
+        name, label, type_, fill = self.filled(cursor)
+        self.define(name, add_state(self.program, label, type_, fill))
+        self.next[name] = None
+
+    def filled(self, cursor: Cursor) -> tuple[str, str, TensorType, Fill]:
+        """A parameter or a state: name, label, type, value."""
         name, label = cursor.definition()
         cursor.expect(":")
         type_ = cursor.type()
         if not isinstance(type_, TensorType):
-            raise ParseError("a parameter is a tensor")
+            raise ParseError("a parameter or a state is a tensor")
         cursor.expect("=")
-        self.define(name, self.program.add_param(label, cursor.fill(), type_, node_name=name))
+        return name, label, type_, cursor.fill()
+
+    def update(self, cursor: Cursor) -> None:
+        name, _ = cursor.definition()
+        cursor.expect("=")
+        if name not in self.next:
+            raise ParseError(f"%{name} is not a state")
+        (self.next[name],) = cursor.references()
+
+    def written(self) -> list[Node]:
+        """What the next call starts from, in the order of the states."""
+        missing = [name for name, node in self.next.items() if node is None]
+        if missing:
+            raise ParseError(
+                f"states {', '.join(missing)} have no update", mend="write `update %state = %value` before `return`"
+            )
+        return [node for node in self.next.values() if node is not None]
 
     def node(self, line: str) -> None:
         match = _NODE_LINE.match(line)

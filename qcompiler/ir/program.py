@@ -40,6 +40,7 @@ class Program(Faces):
             tensor may be float64 where the type is narrower (`set_exact`): readers get it rounded.
         dimensions: the symbols of the types.
         signature: how inputs and results are structured.
+        states: what the first call starts from, by the name of each input that is a state; see `ir.states`.
         edits: number of edits so far.
     """
 
@@ -49,6 +50,7 @@ class Program(Faces):
     params: dict[str, torch.Tensor | Fill] = field(default_factory=dict)
     dimensions: Dimensions = field(default_factory=Dimensions)
     signature: Signature = field(default_factory=lambda: Signature.flat(0, 0))
+    states: dict[str, torch.Tensor | Fill] = field(default_factory=dict)
     edits: int = 0
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -164,7 +166,9 @@ class Program(Faces):
             clone = graph.node_copy(node, lambda old: mapping[old])
             clone.meta = dict(node.meta)
             mapping[node] = clone
-        return replace(self, graph=graph, params=dict(self.params), dimensions=self.dimensions.copy())
+        return replace(
+            self, graph=graph, params=dict(self.params), dimensions=self.dimensions.copy(), states=dict(self.states)
+        )
 
     def add_input(self, name: str, type_: Type) -> Node:
         """Adds an input behind those that are there."""

@@ -6,9 +6,11 @@ The grammar (whole; `ir/parse.py` reads it)::
     spec    ::= "spec" "@"name "=" QuantSpec text
     dim     ::= "dim" name "=" hint "in" low ".." [high]
     program ::= "program" "@"name "stage="stage "{" [signature] body "}"
-    body    ::= {input} {param} {region} {node} "return" values
+    body    ::= {input} {state} {param} {region} {node} {update} "return" values
     region  ::= "region" "@"name "{" body "}"
     input   ::= "input" "%"name [string] ":" type
+    state   ::= "state" "%"name [string] ":" type "=" fill
+    update  ::= "update" "%"name "=" value
     param   ::= "param" "%"name [string] ":" type "=" fill
     fill    ::= word "(" [numbers] ")" | "file(" path "," key "," type [ "," strides "," offset ] ")"
     node    ::= results "=" op args [ "{" key=value, ... "}" ] ":" type [ ";" origin ]
@@ -33,6 +35,7 @@ from qcompiler.ir import ops
 from qcompiler.ir.fill import Fill, digest_of, is_absent
 from qcompiler.ir.program import Node, Origin, Program, Signature
 from qcompiler.ir.region import Region, named_regions
+from qcompiler.ir.states import arguments, results, state_nodes, updates
 from qcompiler.ir.stored import Stored
 from qcompiler.ir.types import (
     DTYPE_NAMES,
@@ -102,7 +105,7 @@ class _Printer:
 
     def program(self, only: Collection[str] | None) -> str:
         lines: list[str] = []
-        if self.subject.signature != Signature.flat(len(self.subject.inputs), len(self.subject.outputs)):
+        if self.subject.signature != Signature.flat(len(arguments(self.subject)), len(results(self.subject))):
             lines.append(f"  signature {_signature_json(self.subject.signature)}")
         lines += [f"  {line}" for line in self.body(only)]
         head = [f"spec @{name} = {spec}" for spec, name in self.specs.items()]
@@ -113,8 +116,11 @@ class _Printer:
         """The lines between the braces, without indentation."""
         lines: list[str] = []
         self.symbols.update(self.subject.dimensions.symbols)
-        for node in self.chosen(self.subject.inputs, only):
+        for node in self.chosen(arguments(self.subject), only):
             lines += self.noted(node, f"input %{node.name}{_label(node)} : {self.type(node.meta['type'])}")
+        for node in self.chosen(state_nodes(self.subject), only):
+            fill = print_fill(self.subject.states[str(node.target)])
+            lines += self.noted(node, f"state %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
         for node in self.chosen(self.subject.param_nodes, only):
             fill = print_fill(self.subject.rounded(node))
             lines += self.noted(node, f"param %{node.name}{_label(node)} : {self.type(node.meta['type'])} = {fill}")
@@ -125,7 +131,9 @@ class _Printer:
         for node in self.chosen(self.subject.nodes, only):
             if self.subject.op(node) != ops.GETITEM:
                 lines += self.noted(node, self.node(node))
-        outputs = ", ".join(f"%{node.name}" for node in self.subject.outputs)
+        pairs = zip(state_nodes(self.subject), updates(self.subject), strict=True)
+        lines += [f"update %{node.name} = %{update.name}" for node, update in pairs if only is None]
+        outputs = ", ".join(f"%{node.name}" for node in results(self.subject))
         return [*lines, f"return {outputs}" if outputs else "return"]
 
     def chosen(self, nodes: Sequence[Node], only: Collection[str] | None) -> Sequence[Node]:

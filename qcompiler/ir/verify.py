@@ -7,7 +7,8 @@ Invariants, whatever the stage:
 4. an operator with regions, its operands and results fit the inputs and results of the regions (`ir.region_rules`), and
    every region keeps these rules too;
 5. scales, zero points and tables have the shape that their spec asks for; a single scale has any number of axes, so
-   that tensors of different rank can share it.
+   that tensors of different rank can share it;
+6. states are the last inputs, of fixed sizes, and the last results are of their types (`ir.states`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from qcompiler.ir.infer import infer
 from qcompiler.ir.program import Node, Program, Stage
 from qcompiler.ir.region import named_regions, nested_stage, regions_of
 from qcompiler.ir.region_rules import region_problems
+from qcompiler.ir.states import state_problems
 from qcompiler.ir.text import print_program, print_type
 from qcompiler.ir.types import Dim, TensorType
 from qcompiler.spec import QuantSpec
@@ -73,6 +75,7 @@ def problems(program: Program) -> Iterator[tuple[Node | None, str]]:
         yield from ((node, text) for text in _node_problems(program, node))
     if not closed:
         yield None, "the program returns nothing"
+    yield from state_problems(program)
 
 
 def _node_problems(program: Program, node: Node) -> Iterator[str]:

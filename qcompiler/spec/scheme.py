@@ -181,6 +181,7 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(Number(NF2, "group", 64), None, "nf2"),
     Scheme(Number(BNB_FP4, "group", 64), None, "bnbfp4"),
     Scheme(Number(TERNARY, "group", 128, scale="f16"), None, "ternary"),
+    Scheme(Number(BINARY, "group", 128, scale="f16"), None, "binary"),
     Scheme(Number(BINARY, "channel"), Number(BINARY, "tensor"), "w1a1"),
 )
 

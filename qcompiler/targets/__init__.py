@@ -76,6 +76,7 @@ class TargetFile(_Strict):
         settings: of the backend.
         kernels: rows in order of preference; those of the file that it is `like`, when it lists none.
         device: peaks, for kernels that nobody measured.
+        companions: other targets for which the same quantized program is written too, into folders of their own.
         like: another device that comes with the package, whose settings hold where this file says nothing.
     """
 
@@ -83,9 +84,10 @@ class TargetFile(_Strict):
     backend: str
     description: str = ""
     numbers: dict[str, list[str]] = {}
-    settings: dict[str, str | int | float | bool | list[str]] = {}
+    settings: dict[str, str | int | float | bool | list[str] | list[int]] = {}
     kernels: tuple[KernelRow, ...] = ()
     device: Roofline | None = None
+    companions: tuple[str, ...] = ()
     like: str = ""
 
 
@@ -119,7 +121,9 @@ def load_target(name: str | Path, backends: Mapping[str, Backend]) -> Target:
     kernels = tuple(_kernel(row, path) for row in file.kernels)
     told = f"{{{', '.join(f'{key}={value}' for key, value in settings.items())}}}" if settings else ""
     changed = {key: _setting(key, value, plain) for key, value in settings.items()}
-    return Target(file.name + told, backend, kernels, file.description, {**file.settings, **changed}, file.device)
+    return Target(
+        file.name + told, backend, kernels, file.description, {**file.settings, **changed}, file.device, file.companions
+    )
 
 
 def _setting(key: str, text: str, target: str | Path) -> object:
@@ -129,7 +133,7 @@ def _setting(key: str, text: str, target: str | Path) -> object:
         raise SpecError(
             f"the value of setting {key} cannot be read: {text}",
             where=f"target {target}",
-            mend="write lists, and values with commas, in a data file of a target",
+            mend="write lists in brackets, and other values with commas in a data file of a target",
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qcompiler.backends.c.emit import (
     attention,
     binary,
+    codebook,
     codes,
     dense,
     einsum,
@@ -12,18 +13,21 @@ from qcompiler.backends.c.emit import (
     index,
     norm,
     online,
+    planes,
     pool,
     products,
     quantizers,
     recurrent,
     reduce,
     resample,
+    rotary,
     sampler,
     scan,
     scatter,
     shape,
     volumes,
     weights,
+    whole,
 )
 from qcompiler.backends.c.generator import Emitter
 
@@ -47,5 +51,14 @@ THEMES: tuple[dict[str, Emitter], ...] = (
     quantizers.EMITTERS,
 )
 EMITTERS: dict[str, Emitter] = {name: emitter for theme in THEMES for name, emitter in theme.items()}
-KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (dense.KERNELS, binary.KERNELS, codes.KERNELS, weights.KERNELS)
+KERNEL_THEMES: tuple[dict[str, Emitter], ...] = (
+    dense.KERNELS,
+    binary.KERNELS,
+    codes.KERNELS,
+    weights.KERNELS,
+    codebook.KERNELS,
+    planes.KERNELS,
+    whole.KERNELS,
+    rotary.KERNELS,
+)
 KERNELS: dict[str, Emitter] = {name: emitter for theme in KERNEL_THEMES for name, emitter in theme.items()}

@@ -56,7 +56,7 @@ def _heads(generator: Generator, call: Call, name: str) -> Value:
     value = generator.settled(generator.operand(call.node_at(name)))
     if value.element != "float":
         raise call.unsupported(f"'{name}' of {value.element}")
-    if value.buffer.kind == "input" or (value.strides[-1] != 1 and value.shape[-1] > 1):
+    if value.buffer.kind == "input" or (value.strides[-1] != 1 and value.shape[-1] != 1):
         value = generator.copied(value, range(len(value.shape)))
     return _four_axes(generator, value)
 
@@ -79,14 +79,14 @@ def _mask(generator: Generator, call: Call, node: Node, shape: Sequence[int]) ->
     if len(value.shape) > _RANK:
         value = _four_axes(generator, generator.copied(value, range(len(value.shape))))
     wide = value.expanded(shape)
-    if wide.strides[-1] != 1 and shape[-1] > 1:
+    if wide.strides[-1] != 1 and shape[-1] != 1:
         wide = generator.copied(value.expanded((*value.shape[:-1], shape[-1])), range(len(value.shape))).expanded(shape)
     return _places(generator, name, wide)
 
 
 def _places(generator: Generator, name: str, value: Value) -> dict[str, str]:
     """Where heads lie, and the steps between them; axes of one element need none."""
-    steps = [stride if size > 1 else 0 for size, stride in zip(value.shape, value.strides, strict=True)]
+    steps = [stride if size != 1 else 0 for size, stride in zip(value.shape, value.strides, strict=True)]
     address = "out" if name == "out" else name
     return {address: generator.pointer(value), f"{name}_steps": f"{{{steps[0]}, {steps[1]}, {steps[2]}}}"}
 

@@ -22,6 +22,8 @@ from qcompiler.backends.c.binary_packing import (
 )
 from qcompiler.backends.c.emit.dense import Window, fill_border, rows_of, window_of
 from qcompiler.backends.c.emit.finish import epilogue, padded, quantized
+from qcompiler.backends.c.emit.nest import images
+from qcompiler.backends.c.extent import larger
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text
@@ -144,10 +146,9 @@ def conv(generator: Generator, call: Call) -> Emitted:
     fields |= _geometry(generator, image, window, space)
     fields |= _corrections(generator, taps, window, image.shape[2:], space)
     fields |= _packed(generator, taps)
-    for batch in range(out.shape[0]):
-        source = Value(image.buffer, "uint8_t", (1,), (0,), start + batch * image.strides[0])
-        target = out.sliced(0, batch, 1)
-        places = {"input": generator.pointer(source), "out": generator.pointer(target), "out_stride": out.strides[-1]}
+    first = Value(image.buffer, "uint8_t", image.shape, image.strides, start)
+    for source, target in images(generator, first, out):
+        places = {"input": source, "out": target, "out_stride": out.strides[-1]}
         generator.call("gemm_b1", {**places, **fields}, math.prod(space))
     return out
 
@@ -157,7 +158,7 @@ def linear(generator: Generator, call: Call) -> Emitted:
     codes = _weight(generator, call)
     rows = _bit_rows(generator, call, quantized(call, 0).codes)
     out, fields = _result(generator, call, generator.shape(call.node), codes.shape[1])
-    fields |= {"width": max(rows.shape[0], 1), "inner_stride": rows.strides[0], "outer_stride": 0}
+    fields |= {"width": larger(rows.shape[0], 1), "inner_stride": rows.strides[0], "outer_stride": 0}
     fields |= _packed(generator, codes[:, None] < 0)
     places = {"input": generator.pointer(rows), "out": generator.pointer(out), "out_stride": out.strides[-2]}
     generator.call("gemm_b1", {**places, **fields}, rows.shape[0])

@@ -8,21 +8,30 @@ import math
 
 import torch
 
+from qcompiler.backends.c.emit import fixed
 from qcompiler.backends.c.emit import shape as moving
-from qcompiler.backends.c.emit.finish import Grid, grid_of, quantized
-from qcompiler.backends.c.emit.pool import windowed_mean
-from qcompiler.backends.c.emit.reduce import integer_sum
+from qcompiler.backends.c.emit.finish import quantized
+from qcompiler.backends.c.emit.grid import Grid, grid_of, static
+from qcompiler.backends.c.emit.pool import Pool, average_of, images, pooled
+from qcompiler.backends.c.emit.residual import Factors
+from qcompiler.backends.c.emit.whole import looked_up
+from qcompiler.backends.c.extent import Extent
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.loops import Operand as Element
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Value
+from qcompiler.backends.c.value import Value, channels_last
 from qcompiler.backends.lowering.call import Call
-from qcompiler.backends.lowering.operands import Operand, operand_of
+from qcompiler.backends.lowering.operands import operand_of
 from qcompiler.backends.reference import pointwise
-from qcompiler.backends.reference.arithmetic import fused_multiply_add
+from qcompiler.backends.reference.fixed import Weights
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node
+
+_TOKENS = 3
+"""Axes of rows of a text: batch, places, channels."""
+_MOST_AXES = 4
+"""Of images that kernels of pools take."""
 
 
 def code(position: int, shift: int) -> str:
@@ -37,34 +46,42 @@ def settle(text: str, grid: Grid) -> str:
 
 
 def _coded(generator: Generator, call: Call, text: str, grid: Grid, parts: tuple[Element, ...]) -> Emitted:
-    shape = generator.shape(call.node)
-    return generator.fused(call.node, Computed("qc_act", shape, settle(text, grid), parts, grid.shift))
+    return _made(generator, call, settle(text, grid), grid, parts)
 
 
-def _static(generator: Generator, call: Call, operand: Operand) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of an operand, both of no axes."""
-    scale = generator.program.constant(operand.scale)
-    zero = None if operand.zero_point is None else generator.program.constant(operand.zero_point)
-    if scale is None or scale.numel() != 1:
-        raise call.unsupported("an operand with more than one scale")
-    return scale.float().reshape(()), torch.zeros(()) if zero is None else zero.float().reshape(())
+def _made(generator: Generator, call: Call, text: str, grid: Grid, parts: tuple[Element, ...]) -> Emitted:
+    return generator.fused(call.node, Computed("qc_act", generator.shape(call.node), text, parts, grid.shift))
 
 
 def add(generator: Generator, call: Call) -> Emitted:
     """`clip(round(fma(qa, a, fma(qb, b, c))))`, the constants as in `backends.reference.pointwise.add`."""
+    made = generator.summed.get(call.node)
+    if made is not None:
+        return made
     left, right = quantized(call, 0), quantized(call, 1)
     shapes = [generator.shape(operand.codes) for operand in (left, right)]
     if _repeats(*shapes):
         left, right = right, left
     grid = grid_of(generator, call)
-    (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
-    a, b = sa / grid.scale, sb / grid.scale
-    zero = torch.tensor(grid.zero)
-    constant = zero - fused_multiply_add(a, za, b * zb)
+    if call.flag("fixed"):
+        scales = [static(generator, call, operand)[0] / grid.scale for operand in (left, right)]
+        return _added(generator, call, grid, Weights.of(*map(float, scales)))
+    factors = Factors.of(generator, call, left, right, grid)
     one, other = generator.operand(left.codes), generator.operand(right.codes)
-    inner = f"fmaf({code(1, other.shift)}, {float_text(float(b))}, {float_text(float(constant))})"
-    text = f"qc_round(fmaf({code(0, one.shift)}, {float_text(float(a))}, {inner}))"
+    inner = f"fmaf({code(1, other.shift)}, {float_text(factors.right)}, {float_text(factors.constant)})"
+    text = f"qc_round(fmaf({code(0, one.shift)}, {float_text(factors.left)}, {inner}))"
     return _coded(generator, call, text, grid, (one, other))
+
+
+def _added(generator: Generator, call: Call, grid: Grid, factors: Weights) -> Emitted:
+    """`clip(round(((qa - za) A + (qb - zb) B) / 2^shift) + zy)`, in whole numbers."""
+    terms, parts = [], []
+    for position, factor in enumerate((factors.left, factors.right)):
+        operand = quantized(call, position)
+        value, (_, zero) = generator.operand(operand.codes), static(generator, call, operand)
+        terms.append(f"((int32_t){{{position}}} - {int(zero) + value.shift}) * {factor}")
+        parts.append(value)
+    return _made(generator, call, fixed.shifted(" + ".join(terms), factors.shift, grid, short=True), grid, tuple(parts))
 
 
 def _repeats(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
@@ -75,10 +92,13 @@ def _repeats(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
 def mul(generator: Generator, call: Call) -> Emitted:
     """`clip(round(float((qa - za) * (qb - zb)) * ((sa * sb) / sy) + zy))`."""
     left, right, grid = quantized(call, 0), quantized(call, 1), grid_of(generator, call)
-    (sa, za), (sb, zb) = _static(generator, call, left), _static(generator, call, right)
+    (sa, za), (sb, zb) = static(generator, call, left), static(generator, call, right)
     one, other = generator.operand(left.codes), generator.operand(right.codes)
-    product = f"(float)(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
-    text = f"qc_round({product} * {float_text(float((sa * sb) / grid.scale))} + {float_text(grid.zero)})"
+    product = f"(((int32_t){{0}} - {int(za) + one.shift}) * ((int32_t){{1}} - {int(zb) + other.shift}))"
+    factor = (sa * sb) / grid.scale
+    if call.flag("fixed"):
+        return _made(generator, call, fixed.scaled(product, factor, grid), grid, (one, other))
+    text = f"qc_round((float){product} * {float_text(float(factor))} + {float_text(grid.zero)})"
     return _coded(generator, call, text, grid, (one, other))
 
 
@@ -96,7 +116,7 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
     out = generator.joined.get(call.node) or generator.new(shape, element, known[0] if known else None, shift)
     start = 0
     for operand, each in zip(operands, found, strict=True):
-        scale, point = _static(generator, call, operand)
+        scale, point = static(generator, call, operand)
         size = each.shape[axis]
         part = out.sliced(axis, start, size)
         reals = f"({code(0, each.shift)} - {float_text(float(point))}) * {float_text(float(scale))}"
@@ -111,10 +131,10 @@ def concatenate(generator: Generator, call: Call) -> Emitted:
 
 def table(generator: Generator, call: Call) -> Emitted:
     """An elementwise function as a table of all codes, made by the meaning itself."""
-    operand, grid = quantized(call, 0), grid_of(generator, call)
-    source = generator.operand(operand.codes)
-    codes = torch.arange(256, dtype=torch.float32) - (128 if generator.signed else 0) - source.shift
-    scale, zero = _static(generator, call, operand)
+    operand = quantized(call, 0)
+    shift = generator.element(generator.program.tensor_type(operand.codes))[1]
+    codes = torch.arange(256, dtype=torch.float32) - (128 if generator.signed else 0) - shift
+    scale, zero = static(generator, call, operand)
     program = generator.program
     result = call.arguments["result"]
     found = pointwise.table(
@@ -125,39 +145,77 @@ def table(generator: Generator, call: Call) -> Emitted:
         low=call.number("low"),
         high=call.number("high"),
     )
-    stored = (found + grid.shift).numpy().astype("int8" if generator.signed else "uint8")
-    entries = generator.constant(stored, "qc_act")
-    index = "{0} + 128" if generator.signed else "{0}"
-    pointer = generator.pointer(entries)
-    settled = generator.settled(source)
-    out = generator.new(generator.shape(call.node), "qc_act", settled.order, grid.shift)
-    generator.loop(out, Computed("qc_act", out.shape, f"({pointer})[{index}]", (settled,), grid.shift))
-    return out
+    return looked_up(generator, call, operand, found)
 
 
 def average_pool(generator: Generator, call: Call) -> Emitted:
-    """`clip(round(mean((q - z) * s) / sy + zy))` over windows."""
+    """`clip(round(mean((q - z) * s) / sy + zy))` over windows; in integers the formula of `global_mean`."""
     operand, grid = quantized(call, 0), grid_of(generator, call)
-    scale, zero = _static(generator, call, operand)
-    source = generator.settled(generator.operand(operand.codes))
-    text = f"({code(0, source.shift)} - {float_text(float(zero))}) * {float_text(float(scale))}"
-    mean = windowed_mean(generator, call, source, text, call.inputs[1:])
-    steps = f"qc_round({{0}} / {float_text(float(grid.scale))} + {float_text(grid.zero)})"
-    return _coded(generator, call, steps, grid, (mean,))
+    scale, zero = static(generator, call, operand)
+    source = generator.operand(operand.codes)
+    pool, divisor, beyond = average_of(generator, call, call.inputs[1:])
+    shape = generator.shape(call.node)
+    if beyond or len(shape) > _MOST_AXES:
+        raise call.unsupported("windows cut off at the end" if beyond else "volumes")
+    if call.flag("fixed"):
+        if not divisor:
+            raise call.unsupported("windows of several sizes in integers")
+        fields = _in_integers(generator, grid, scale / (grid.scale * float(divisor)), int(zero) + source.shift)
+        return pooled(generator, source, shape, pool, "qc_act", fields, grid.shift)
+    fields: dict[str, str | int] = {
+        "kind": "QC_POOL_MEAN",
+        "input_zero": float_text(float(zero) + source.shift),
+        "input_scale": float_text(float(scale)),
+        "divisor": float_text(divisor),
+        "scale": float_text(float(grid.scale)),
+        **_limits(grid),
+        "zero_point": float_text(grid.zero),  # it is added before rounding, and rounds as a code does
+        "shift": float_text(grid.shift),
+    }
+    return pooled(generator, source, shape, pool, "qc_act", fields, grid.shift)
 
 
 def global_mean(generator: Generator, call: Call) -> Emitted:
     """`clip(round(float(sum (q - z)) * (sx / (sy * count))) + zy)`."""
     operand, grid = quantized(call, 0), grid_of(generator, call)
-    scale, zero = _static(generator, call, operand)
-    source = generator.settled(generator.operand(operand.codes))
-    dims = call.inputs[1]
-    axes = [dim % len(source.shape) for dim in dims if isinstance(dim, int)] if isinstance(dims, list | tuple) else []
-    count = math.prod(source.shape[axis] for axis in axes)
-    total = integer_sum(generator, source, axes, int(zero) + source.shift, generator.shape(call.node))
-    factor = scale / (grid.scale * float(count))
-    text = f"qc_round((float){{0}} * {float_text(float(factor))}) + {float_text(grid.zero)}"
-    return _coded(generator, call, text, grid, (total,))
+    scale, zero = static(generator, call, operand)
+    codes, dims = generator.operand(operand.codes), call.inputs[1]
+    if len(codes.shape) == _TOKENS and isinstance(dims, list | tuple) and list(dims) in ([1], [1 - _TOKENS]):
+        codes = generator.settled(codes).permuted((0, 2, 1))
+    image = images(generator, codes)
+    count = math.prod(image.shape[2:])
+    flat = image.reshaped((*image.shape[:2], count))
+    if flat is None:
+        flat = generator.copied(image, channels_last(len(image.shape))).reshaped((*image.shape[:2], count))
+    if flat is None:
+        raise call.unsupported("pixels at several distances")
+    if call.flag("fixed"):
+        fields = _in_integers(generator, grid, scale / (grid.scale * float(count)), int(zero) + flat.shift)
+    else:
+        fields = {
+            "kind": "QC_POOL_TOTAL",
+            "input_zero": float_text(float(zero) + flat.shift),
+            "factor": _share(scale, grid, count),
+            **_limits(grid),
+        }
+    pool = Pool((count,), (1,), (0,), (1,))
+    return pooled(generator, flat, generator.shape(call.node), pool, "qc_act", fields, grid.shift)
+
+
+def _share(scale: torch.Tensor, grid: Grid, count: int) -> str:
+    """`sx / (sy * count)`, by the model itself where only a call tells the count."""
+    if isinstance(count, Extent):
+        return f"{float_text(float(scale))} / ({float_text(float(grid.scale))} * (float){count})"
+    return float_text(float(scale / (grid.scale * float(count))))
+
+
+def _limits(grid: Grid) -> dict[str, str]:
+    return {"zero_point": grid.stored(grid.zero), "low": grid.stored(grid.low), "high": grid.stored(grid.high)}
+
+
+def _in_integers(generator: Generator, grid: Grid, factor: torch.Tensor, zero: int) -> dict[str, str | int]:
+    whole = fixed.fields(generator, factor, grid)
+    return {"kind": "QC_POOL_FIXED", "whole_zero": zero, **{f"fixed.{name}": text for name, text in whole.items()}}
 
 
 def carry(generator: Generator, call: Call) -> Emitted:
@@ -179,8 +237,13 @@ def inner_call(call: Call) -> Call:
 
 
 def _limited(generator: Generator, call: Call, moved: Element) -> Emitted:
+    """In whole numbers, which need no other arithmetic."""
     grid = grid_of(generator, call)
-    return _coded(generator, call, code(0, moved.shift), grid, (moved,))
+    low, high = (fixed.limits(grid)[name] for name in ("low", "high"))
+    away = grid.shift - moved.shift
+    code_ = f"((int32_t){{0}} + {away})" if away else "(int32_t){0}"
+    text = f"({code_} < {low} ? {low} : {code_} > {high} ? {high} : {code_})"
+    return _made(generator, call, text, grid, (moved,))
 
 
 def limit(generator: Generator, call: Call) -> Emitted:
@@ -231,13 +294,14 @@ def _looked_up(
     rows, width = stored.shape[0], stored.shape[-1]
     out = generator.new((*indices.shape, width), "float")
     less = " - zero" if zeros is not None else ""
+    count = f"(size_t){indices.count}" if isinstance(indices.count, Extent) else indices.count
     lines = [
         f"const int64_t *index = {generator.pointer(indices)};",
         f"const {stored.element} *table = {generator.pointer(stored)};",
         f"const float *scales = {generator.pointer(scales)};",
         *([f"const float *zeros = {generator.pointer(zeros)};"] if zeros is not None else []),
         f"float *out = {generator.pointer(out)};",
-        f"for (size_t i = 0; i < {indices.count}; ++i) {{",
+        f"for (size_t i = 0; i < {count}; ++i) {{",
         f"    const size_t row = qc_index(index[i], {rows});",
         "    const float scale = scales[row];",
         *(["    const float zero = zeros[row];"] if zeros is not None else []),

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompiler.backends.c.emit.finish import epilogue, quantized, zero_point
+from qcompiler.backends.c.emit.grid import grid_of
+from qcompiler.backends.c.emit.nest import images, taps
+from qcompiler.backends.c.emit.residual import Residual, residual_of
+from qcompiler.backends.c.extent import larger
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text, integer_text
@@ -79,9 +83,15 @@ def conv(generator: Generator, call: Call) -> Emitted:
     depthwise = window.groups > 1 and codes.shape[1] == 1 and codes.shape[0] == window.groups
     if window.groups > 1 and not depthwise:
         return _grouped(generator, call, x, w, codes, window, image)
-    out = _result(generator, call, channels_last(rank + 2))
-    name = "depthwise_i8" if depthwise else "gemm_i8"
-    _convolve(generator, call, name, x, w, codes, window, image, out, slice(None))
+    if depthwise:
+        out = _result(generator, call, channels_last(rank + 2))
+        _convolve(generator, call, "depthwise_i8", x, w, codes, window, image, out, slice(None))
+        return out
+    residual = residual_of(generator, call)
+    out = generator.room(call.node if residual is None else residual.call.node, channels_last(rank + 2))
+    if residual is not None:
+        generator.summed[residual.call.node] = out
+    _convolve(generator, call, "gemm_i8", x, w, codes, window, image, out, slice(None), residual)
     return out
 
 
@@ -110,32 +120,36 @@ def _convolve(
     image: Value,
     out: Value,
     picked: slice,
+    residual: Residual | None = None,
 ) -> None:
     sums = codes.reshape(codes.shape[0], -1).sum(1)
     if math.prod(codes.shape[1:]) > MOST_TERMS:
         raise call.unsupported(f"a sum of {math.prod(codes.shape[1:])} products may overflow int32")
-    packed, offsets, depth = _packed(generator, name, codes, window, image)
+    packed, offsets, count, depth = _packed(generator, name, codes, window, image)
     finish = epilogue(generator, call, x, w, sums, out, picked)
     layout = generator.layout(name)
     space = list(out.shape[2:])
     columns = "channels" if name == "depthwise_i8" else "columns"
-    for batch in range(out.shape[0]):
-        source, target = image.sliced(0, batch, 1), out.sliced(0, batch, 1)
+    others = [] if residual is None else [residual.other]
+    for source, target, *other in images(generator, image, out, *others):
         fields: dict[str, str | int] = {
-            "input": generator.pointer(source),
+            "input": source,
             "width": space[-1],
             "inner_stride": image.strides[-1] * window.stride[-1],
             "outer_stride": image.strides[-2] * window.stride[-2] if len(space) > 1 else 0,
-            "offsets": generator.pointer(offsets),
+            "offsets": offsets,
             "weight": generator.pointer(packed),
             columns: codes.shape[0],
-            "taps": offsets.count,
+            "taps": count,
             "block_columns": layout.columns,
             "block_depth": layout.depth,
-            "out": generator.pointer(target),
+            "out": target,
             "out_stride": out.strides[-1],
             **{f"epilogue.{key}": text for key, text in finish.items()},
         }
+        if residual is not None:
+            added = residual.fields(generator, grid_of(generator, call), other[0])
+            fields |= {f"epilogue.residual.{key}": text for key, text in added.items()}
         if name == "gemm_i8":
             fields["depth"] = depth
         else:
@@ -145,8 +159,8 @@ def _convolve(
 
 def _packed(
     generator: Generator, name: str, codes: np.ndarray, window: Window, image: Value
-) -> tuple[Value, Value, int]:
-    """Packed weights, offsets of the taps, and inputs of each.
+) -> tuple[Value, str, int, int]:
+    """Packed weights, address of the offsets of the taps, how many there are, and inputs of each.
 
     The pixels of one row of the window lie side by side when nothing is skipped: they are one tap.
     """
@@ -166,10 +180,10 @@ def _packed(
         if column_step == channels:
             order = order.reshape(codes.shape[0], rows, columns * channels)
             places = [(row, 0) for row in range(rows)]
-    steps = np.array([row * row_step + column * column_step for row, column in places], dtype=np.int32)
-    offsets = generator.constant(steps, "int32_t")
+    steps = [row * row_step + column * column_step for row, column in places]
+    offsets = taps(generator, steps)
     packed = blocked(order.astype(np.int8), layout)
-    return generator.constant(packed, "int8_t"), offsets, order.shape[-1]
+    return generator.constant(packed, "int8_t"), offsets, len(steps), order.shape[-1]
 
 
 def bordered(generator: Generator, operand: Value | Computed, window: Window, zero: int) -> Value:
@@ -235,7 +249,7 @@ def linear(generator: Generator, call: Call) -> Emitted:
     packed = generator.constant(blocked(codes.astype(np.int8)[:, None], layout), "int8_t")
     fields: dict[str, str | int] = {
         "input": generator.pointer(source),
-        "width": max(rows, 1),
+        "width": larger(rows, 1),
         "inner_stride": source.strides[-2],
         "outer_stride": 0,
         "weight": generator.pointer(packed),
@@ -257,7 +271,7 @@ def rows_of(generator: Generator, operand: Value | Computed) -> Value:
     value = generator.settled(operand)
     depth = value.shape[-1]
     flat = value.reshaped((-(-value.count // max(depth, 1)), depth))
-    if flat is None or (flat.strides[-1] != 1 and depth > 1) or flat.buffer.kind == "input":
+    if flat is None or (flat.strides[-1] != 1 and depth != 1) or flat.buffer.kind == "input":
         flat = generator.copied(value, range(len(value.shape))).reshaped((value.count // max(depth, 1), depth))
     if flat is None:
         raise UnsupportedError(f"rows of {value.shape} do not lie at equal distances", step="emit")

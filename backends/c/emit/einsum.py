@@ -107,7 +107,7 @@ def _product(generator: Generator, left: Named, right: Named, needed: str) -> Na
     inner = "".join(name for name in both if name not in needed)
     rows = "".join(name for name in left.names if name not in both)
     columns = "".join(name for name in right.names if name not in both)
-    sizes = {**left.sizes, **{name: size for name, size in right.sizes.items() if size > 1 or name not in left.sizes}}
+    sizes = {**left.sizes, **{name: size for name, size in right.sizes.items() if size != 1 or name not in left.sizes}}
     one = _matrices(generator, left, sizes, (lead, rows, inner))
     other = _matrices(generator, right, sizes, (lead, inner, columns))
     product = product_of(generator, one, other)

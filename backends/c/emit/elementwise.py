@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from qcompiler.backends.c.extent import Extent
 from qcompiler.backends.c.generator import ELEMENTS, Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text, integer_text
@@ -120,7 +121,8 @@ def operand_at(generator: Generator, call: Call, name: str, element: Element) ->
     found = call.raw(name)
     if isinstance(found, Node) and not isinstance(found.meta["type"], type(None)):
         if hasattr(found.meta["type"], "expr"):
-            return literal(generator.size(found), element)
+            size = generator.size(found)
+            return f"(({element}){size})" if isinstance(size, Extent) else literal(size, element)
         return generator.operand(found)
     if isinstance(found, bool | int | float):
         return literal(found, element)
@@ -158,6 +160,12 @@ def binary(template: str, generator: Generator, call: Call) -> Emitted:
         result, _ = generator.element(call.type)
         template = template.replace("{1}", f"({literal(call.number('alpha'), result)} * {{1}})")
     return compute(generator, call, template, ("self", "other"))
+
+
+def add(generator: Generator, call: Call) -> Emitted:
+    """A sum, unless the layer of an operand has made it already."""
+    made = generator.summed.get(call.node)
+    return binary(BINARY["aten.add.Tensor"], generator, call) if made is None else made
 
 
 def compared(sign: str, generator: Generator, call: Call) -> Emitted:
@@ -318,6 +326,7 @@ def _compared_all() -> dict[str, Emitter]:
 EMITTERS: dict[str, Emitter] = {
     **{op: partial(unary, template) for op, template in UNARY.items()},
     **{op: partial(binary, template) for op, template in (BINARY | BINARY_SCALAR).items()},
+    "aten.add.Tensor": add,
     **_compared_all(),
     **{op: partial(logical, template) for op, template in LOGICAL.items()},
     **{op: partial(tested, template) for op, template in TESTS.items()},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from qcompiler.backends.c.emit import fixed
+from qcompiler.backends.c.emit.grid import grid_of
 from qcompiler.backends.c.generator import Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text
@@ -37,7 +37,14 @@ def zero_point(generator: Generator, operand: Operand) -> int:
 
 
 def epilogue(
-    generator: Generator, call: Call, x: Operand, w: Operand, sums: np.ndarray, out: Value, picked: slice
+    generator: Generator,
+    call: Call,
+    x: Operand,
+    w: Operand,
+    sums: np.ndarray,
+    out: Value,
+    picked: slice,
+    zero: int | None = None,
 ) -> dict[str, str]:
     """Fields of `qc_epilogue`, by the formulas of `backends.reference.dense`.
 
@@ -49,6 +56,7 @@ def epilogue(
         sums: of the weight codes of each column.
         out: the result.
         picked: columns, when only some of them are computed.
+        zero: the zero point of the input, when its kernel does not read codes as they are stored.
     """
     program = generator.program
     x_scale, w_scale = program.constant(x.scale), program.constant(w.scale)
@@ -66,7 +74,8 @@ def epilogue(
         integers = integers + program.param(folded.codes).double().reshape(-1)[picked]
     fields: dict[str, str] = {}
     if x_scale is not None:
-        integers = integers - zero_point(generator, x) * torch.from_numpy(sums).double()
+        stored = zero_point(generator, x) if zero is None else zero
+        integers = integers - stored * torch.from_numpy(sums).double()
         factor = x_scale.float().reshape(()) * scale if x_scale.numel() == 1 else scale
     else:
         factor = scale
@@ -77,20 +86,28 @@ def epilogue(
         fields["float_bias"] = generator.pointer(
             generator.constant(padded(reals.float().reshape(-1)[picked].numpy(), panel), "float")
         )
-    result = call.arguments.get("result")
-    if isinstance(result, list | tuple):
-        grid = grid_of(generator, call)
-        limits = {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
-        fields |= {name: grid.stored(code) for name, code in limits.items()}
-        if reals is None:
-            factor = factor / grid.scale
-        else:
-            fields["scale"] = float_text(float(grid.scale))
-        fields["finish"] = "QC_CODES" if reals is None else "QC_CODES_BIASED"
-    else:
-        fields["finish"] = "QC_REALS" if reals is None else "QC_REALS_BIASED"
     fields["bias"] = generator.pointer(generator.constant(padded(integers.numpy().astype(np.int32), panel), "int32_t"))
-    fields["factor"] = generator.pointer(generator.constant(padded(factor.numpy(), panel), "float"))
+    return fields | _requantized(generator, call, factor, reals is not None)
+
+
+def _requantized(generator: Generator, call: Call, factor: torch.Tensor, biased: bool) -> dict[str, str]:
+    """What the totals of columns are multiplied with, and where results lie."""
+    fields: dict[str, str] = {}
+    if isinstance(call.arguments.get("result"), list | tuple):
+        grid = grid_of(generator, call)
+        if call.flag("fixed") and not biased:
+            whole = fixed.fields(generator, factor / grid.scale, grid, generator.panel)
+            return {"finish": "QC_FIXED", **{f"fixed.{name}": str(text) for name, text in whole.items()}}
+        limits = {"zero_point": grid.zero, "low": grid.low, "high": grid.high}
+        fields = {name: grid.stored(code) for name, code in limits.items()}
+        if biased:
+            fields["scale"] = float_text(float(grid.scale))
+        else:
+            factor = factor / grid.scale
+        fields["finish"] = "QC_CODES_BIASED" if biased else "QC_CODES"
+    else:
+        fields["finish"] = "QC_REALS_BIASED" if biased else "QC_REALS"
+    fields["factor"] = generator.pointer(generator.constant(padded(factor.numpy(), generator.panel), "float"))
     return fields
 
 
@@ -117,47 +134,6 @@ def _per_row(generator: Generator, value: Value, rows: int) -> Value:
     if flat is None:
         raise UnsupportedError(f"scales of {value.shape} are not one per row", step="emit")
     return generator.copied(flat.expanded((rows,)), (0,)) if flat.shape != (rows,) else flat
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where codes of a result lie.
-
-    Args:
-        scale: float32 of no axes.
-        zero: the zero point.
-        low: the smallest code.
-        high: the largest code.
-        shift: what is stored less the code.
-    """
-
-    scale: torch.Tensor
-    zero: float
-    low: float
-    high: float
-    shift: int
-
-    def stored(self, code: float) -> str:
-        """A code as it is stored, in C."""
-        return float_text(code + self.shift)
-
-
-def grid_of(generator: Generator, call: Call) -> Grid:
-    """The grid of a kernel call's result."""
-    result = call.arguments["result"]
-    if not isinstance(result, list | tuple):
-        raise call.unsupported("its result has no scale")
-    scale = generator.program.constant(result[0])
-    zero = generator.program.constant(result[1])
-    if scale is None or scale.numel() != 1:
-        raise call.unsupported("its result has more than one scale")
-    return Grid(
-        scale.float().reshape(()),
-        0.0 if zero is None else float(zero.reshape(())),
-        call.number("low"),
-        call.number("high"),
-        generator.element(call.type)[1],
-    )
 
 
 def padded(values: np.ndarray, multiple: int) -> np.ndarray:

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from qcompiler.backends.c.emit.nest import block, declared, each, names, nested, place
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
-from qcompiler.backends.c.value import Value
+from qcompiler.backends.c.value import Value, broadcast
 from qcompiler.backends.lowering.call import Call
 from qcompiler.ir.program import Node
 
@@ -41,7 +39,7 @@ def positions_of(generator: Generator, call: Call, given: Sequence[Node | None],
     found = {axis: generator.settled(generator.operand(node)) for axis, node in enumerate(given) if node is not None}
     if any(value.element not in _INTEGERS for value in found.values()):
         raise call.unsupported("a mask, which makes a result of unknown size")
-    picked = np.broadcast_shapes(*(value.shape for value in found.values()))
+    picked = broadcast(*(value.shape for value in found.values()))
     axes = sorted(found)
     together = axes == list(range(axes[0], axes[-1] + 1))
     first = axes[0] if together else 0

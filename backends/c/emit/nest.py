@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from qcompiler.backends.c.generator import Generator
 from qcompiler.backends.c.value import Value
 
@@ -32,7 +34,7 @@ def place(value: Value, indices: Sequence[str]) -> str:
     terms = [
         index if stride == 1 else f"{index} * {stride}"
         for index, size, stride in zip(indices, value.shape, value.strides, strict=True)
-        if stride and size > 1
+        if stride and size != 1
     ]
     return " + ".join(terms) or "0"
 
@@ -65,6 +67,29 @@ def looped(generator: Generator, loops: Sequence[Loop]) -> Iterator[None]:
     start = len(lines)
     yield
     lines[start:] = nested(loops, lines[start:])
+
+
+def images(generator: Generator, *values: Value) -> Iterator[list[str]]:
+    """Addresses of the values of one image after the other, for what is written meanwhile.
+
+    The first axis counts images: each is written on its own, or all in a loop where only a call tells how many.
+    """
+    count = values[0].shape[0]
+    if isinstance(count, int):
+        for image in range(count):
+            yield [generator.pointer(value.sliced(0, image, 1)) for value in values]
+        return
+    with looped(generator, [("image", count)]):
+        yield [moved(generator, value, f"image * {value.strides[0]}") for value in values]
+
+
+def taps(generator: Generator, steps: Sequence[int]) -> str:
+    """Address of the offsets of taps, as `qc_gemm_i8.h` has them: constants, or made where only a call tells them."""
+    if all(isinstance(step, int) for step in steps):
+        return generator.pointer(generator.constant(np.array(steps, dtype=np.int32), "int32_t"))
+    name = f"taps_{len(generator.drafts[-1].lines)}"
+    generator.write(f"const int32_t {name}[] = {{{', '.join(f'(int32_t){step}' for step in steps)}}};")
+    return name
 
 
 def moved(generator: Generator, value: Value, step: str) -> str:

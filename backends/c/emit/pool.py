@@ -1,15 +1,17 @@
-"""Pools over windows, as loops: channels innermost, so that compilers vectorise over them."""
+"""Pools over windows: kernels for images whose channels lie side by side, loops for volumes and whole numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
-from qcompiler.backends.c.loops import Operand
+from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text
-from qcompiler.backends.c.value import Value, channels_last
+from qcompiler.backends.c.value import Element, Value, channels_last
 from qcompiler.backends.lowering.call import Call
 
 _PLANE = 2
@@ -24,6 +26,11 @@ class Pool:
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Pixels of a window."""
+        return math.prod(self.size)
 
 
 def max_pool(generator: Generator, call: Call) -> Emitted:
@@ -42,43 +49,69 @@ def max_pool_alone(generator: Generator, call: Call) -> Emitted:
 
 
 def _max_pool(generator: Generator, call: Call, shape: tuple[int, ...]) -> Value:
-    source = generator.settled(generator.operand(call.node_at("self")))
+    source = generator.operand(call.node_at("self"))
     rank = len(shape) - 2
     size = _spread(call.integers("kernel_size"), rank)
     stride = _spread(call.integers("stride"), rank) if call.raw("stride") else size
     pool = Pool(size, stride, _spread(call.integers("padding"), rank), _spread(call.integers("dilation"), rank))
-    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
-    if source.element == "qc_act" and source.buffer.kind == "arena" and source.strides[1] == 1 and rank <= _PLANE:
-        _largest_codes(generator, source, out, pool)
-        return out
-    best = f"{source.element} best = 0; int any = 0;"
-    fold = "{ best = !any || x > best || x != x ? x : best; any = 1; }"
-    _windows(generator, source, out, pool, best, fold, "best")
-    return out
-
-
-def _largest_codes(generator: Generator, source: Value, out: Value, pool: Pool) -> None:
-    """The largest code of every window of an image whose channels lie side by side."""
+    if rank > _PLANE or source.element not in ("qc_act", "float"):
+        return _volumes(generator, generator.settled(source), shape, pool, mean=False)
     low, high = ("-128.0f", "127.0f") if generator.signed else ("0.0f", "255.0f")
-    fields: dict[str, str | int] = {
-        "input": generator.pointer(source),
-        "window.extent": _plane(source.shape[2:], 1),
-        "window.out_extent": _plane(out.shape[2:], 1),
+    limits = {"kind": "QC_POOL_MAX", "low": low, "high": high} if source.element == "qc_act" else {"mean": 0}
+    return pooled(generator, source, shape, pool, source.element, limits)
+
+
+def pooled(
+    generator: Generator,
+    source: Operand,
+    shape: Sequence[int],
+    pool: Pool,
+    element: Element,
+    fields: Mapping[str, str | int],
+    shift: int | None = None,
+) -> Value:
+    """A call of the kernel of a pool.
+
+    Args:
+        generator: takes the layer.
+        source: images of floats or codes of one or two spatial axes.
+        shape: of the result, or of one that has as many elements for each image.
+        pool: the windows.
+        element: of the source and the result.
+        fields: of the kernel beside those of the geometry.
+        shift: of the result; by default that of the source.
+    """
+    image = images(generator, source)
+    rank = len(image.shape)
+    sizes = shape[2:] if len(shape) == rank else (1,) * (rank - 2)
+    out = generator.new(shape, element, channels_last(len(shape)), source.shift if shift is None else shift)
+    arguments: dict[str, str | int] = {
+        "input": generator.pointer(image),
+        "window.extent": _plane(image.shape[2:], 1),
+        "window.out_extent": _plane(sizes, 1),
         "window.size": _plane(pool.size, 1),
         "window.stride": _plane(pool.stride, 1),
         "window.dilation": _plane(pool.dilation, 1),
         "window.padding": _plane(pool.padding, 0),
-        "window.image_step": source.strides[0],
-        "window.line_step": source.strides[-2] if len(source.shape) > _PLANE + 1 else 0,
-        "window.pixel_step": source.strides[-1],
-        "channels": source.shape[1],
-        "kind": "QC_POOL_MAX",
-        "low": low,
-        "high": high,
+        "window.image_step": image.strides[0],
+        "window.line_step": image.strides[-2] if rank > _PLANE + 1 else 0,
+        "window.pixel_step": image.strides[-1],
+        "channels": image.shape[1],
+        **fields,
         "out": generator.pointer(out),
-        "out_stride": out.strides[-1],
+        "out_stride": image.shape[1],
     }
-    generator.call("pool_i8", fields, out.shape[0] * math.prod(out.shape[2:]))
+    name = "pool_i8" if element == "qc_act" else "pool_f32"
+    generator.call(name, arguments, shape[0] * math.prod(sizes))
+    return out
+
+
+def images(generator: Generator, source: Operand) -> Value:
+    """Images whose channels lie side by side."""
+    order = channels_last(len(source.shape))
+    value = generator.settled(source, order)
+    beside = value.strides[1] == 1 or value.shape[1] == 1
+    return value if beside and value.buffer.kind == "arena" else generator.copied(value, order)
 
 
 def _plane(numbers: Sequence[int], missing: int) -> str:
@@ -86,49 +119,70 @@ def _plane(numbers: Sequence[int], missing: int) -> str:
     return "{" + ", ".join(map(str, [*[missing] * (_PLANE - len(numbers)), *numbers])) + "}"
 
 
-def average_pool(generator: Generator, call: Call) -> Emitted:
-    """The mean of every window."""
-    source = generator.settled(generator.operand(call.node_at("self")))
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    return windowed_mean(generator, call, source, "{0}", [call.arguments.get(name) for name in names])
-
-
-def windowed_mean(
-    generator: Generator, call: Call, source: Value, element: str, arguments: Sequence[object]
-) -> Operand:
-    """Means over windows, summed row by row in float32.
+def average_of(generator: Generator, call: Call, arguments: Sequence[object]) -> tuple[Pool, int, bool]:
+    """The windows of an average pool, what their sums are divided by, and whether the last may be cut off.
 
     Args:
-        generator: takes the layer.
-        call: whose result has the shape of the means.
-        source: images.
-        element: expression of one element as a float, `{0}` what is stored.
+        generator: knows the shape of the result.
+        call: the operator or its kernel.
         arguments: of the operator behind its tensor.
+
+    Returns:
+        Geometry; divisor, 0 for the number of pixels inside of the image; whether windows reach beyond the padding.
     """
+    rank = len(generator.shape(call.node)) - 2
+    size, stride, padding, beyond, counts_padding, divisor = [*arguments, *[None] * 6][:6]
+    sizes = _spread(_list(size), rank)
+    strides = _spread(_list(stride), rank) if _list(stride) else sizes
+    pads = _spread(_list(padding), rank) if _list(padding) else (0,) * rank
+    pool = Pool(sizes, strides, pads, (1,) * rank)
+    if isinstance(divisor, int):
+        return pool, divisor, False
+    counted = pool.count if counts_padding is None or counts_padding else 0
+    return pool, counted, bool(beyond) and counted > 0
+
+
+def average_pool(generator: Generator, call: Call) -> Emitted:
+    """The mean of every window, summed row by row in float32."""
+    source = generator.operand(call.node_at("self"))
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    pool, divisor, beyond = average_of(generator, call, [call.arguments.get(name) for name in names])
     shape = generator.shape(call.node)
-    rank = len(shape) - 2
-    given = [*arguments, *[None] * 6][:6]
-    size = _spread(_list(given[0]), rank)
-    stride = _spread(_list(given[1]), rank) if _list(given[1]) else size
-    padding = _spread(_list(given[2]), rank) if _list(given[2]) else (0,) * rank
-    counts_padding = True if given[4] is None else bool(given[4])
-    out = generator.new(shape, "float", channels_last(len(shape)))
-    fold = f"{{ sum += {element.format('x')}; count += 1.0f; }}"
-    pool = Pool(size, stride, padding, (1,) * rank)
-    divisor = float_text(given[5] if isinstance(given[5], int) else math.prod(size))
-    if given[3] and not isinstance(given[5], int):
-        # A last window may reach beyond the padding, and what lies there counts for nothing.
-        divisor = f"(float)({' * '.join(_reach(pool, source, axis) for axis in range(rank))})"
-    result = f"sum / {divisor}" if counts_padding or given[5] else "sum / count"
-    _windows(generator, source, out, pool, "float sum = 0.0f, count = 0.0f;", fold, result, "(void)count;")
+    known = float_text(1 if beyond else divisor)
+    if len(shape) > _PLANE + 2:
+        means = _volumes(generator, generator.settled(source), shape, pool, mean=True, divisor=known)
+    else:
+        means = pooled(generator, source, shape, pool, "float", {"mean": 1, "divisor": known})
+    if not beyond:
+        return means
+    # A last window may reach beyond the padding, and what lies there counts for nothing.
+    reach = generator.constant(_reach(pool, source.shape[2:], shape[2:]), "float")
+    return generator.fused(call.node, Computed("float", shape, "{0} / {1}", (means, reach)))
+
+
+def _reach(pool: Pool, extent: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
+    """How many pixels of each window lie within the image and its padding."""
+    counts = np.ones(tuple(sizes), np.float32)
+    for axis, size in enumerate(sizes):
+        start = np.arange(size) * pool.stride[axis] - pool.padding[axis]
+        inside = np.minimum(extent[axis] + pool.padding[axis] - start, pool.size[axis])
+        counts = counts * inside.reshape([-1 if each == axis else 1 for each in range(len(sizes))]).astype(np.float32)
+    return counts
+
+
+def _volumes(
+    generator: Generator, source: Value, shape: Sequence[int], pool: Pool, *, mean: bool, divisor: str = ""
+) -> Value:
+    """Windows one element after the other: of three spatial axes, or of whole numbers."""
+    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
+    if mean:
+        result = "sum / count" if divisor == float_text(0) else f"sum / {divisor}"
+        fold = "{ sum += x; count += 1.0f; }"
+        _windows(generator, source, out, pool, "float sum = 0.0f, count = 0.0f;", fold, result, "(void)count;")
+        return out
+    fold = "{ best = !any || x > best || x != x ? x : best; any = 1; }"
+    _windows(generator, source, out, pool, f"{source.element} best = 0; int any = 0;", fold, "best")
     return out
-
-
-def _reach(pool: Pool, source: Value, axis: int) -> str:
-    """How much of a window lies within the image and its padding."""
-    start = f"(o{axis} * {pool.stride[axis]} - {pool.padding[axis]})"
-    end = source.shape[2 + axis] + pool.padding[axis]
-    return f"({end} - {start} < {pool.size[axis]} ? {end} - {start} : {pool.size[axis]})"
 
 
 def _windows(

@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from qcompiler.backends.c.emit.dense import Window, bordered, rows_of, window_of
-from qcompiler.backends.c.emit.nest import looped, moved, place
+from qcompiler.backends.c.emit.nest import images, looped, moved, place, taps
+from qcompiler.backends.c.extent import larger
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.packing import blocked
-from qcompiler.backends.c.value import Value, channels_last
+from qcompiler.backends.c.value import Value, broadcast, channels_last
 from qcompiler.backends.lowering.call import Call
 from qcompiler.ir.program import Node
 
@@ -47,29 +48,29 @@ def conv(generator: Generator, call: Call) -> Emitted:
 def _convolve(
     generator: Generator, name: str, weight: np.ndarray, bias: Value | None, window: Window, image: Value, out: Value
 ) -> None:
-    taps, places, depth = _taps(weight, window, image, joined=name == "gemm_f32")
-    offsets = generator.constant(np.array(places, dtype=np.int32), "int32_t")
+    ordered, places, depth = _taps(weight, window, image, joined=name == "gemm_f32")
+    offsets = taps(generator, places)
     if name == "gemm_f32":
-        packed = generator.constant(blocked(taps, generator.layout(name)), "float")
+        packed = generator.constant(blocked(ordered, generator.layout(name)), "float")
         shape = {"columns": weight.shape[0], "taps": len(places), "depth": depth}
     else:
-        packed = generator.constant(np.ascontiguousarray(taps.reshape(len(taps), -1).T), "float")
+        packed = generator.constant(np.ascontiguousarray(ordered.reshape(len(ordered), -1).T), "float")
         shape = {"channels": weight.shape[0], "taps": len(places)}
     space = out.shape[2:]
     count = math.prod(space)
     inner = image.strides[-1] * window.stride[-1]
     outer = image.strides[-2] * window.stride[-2] if len(space) > 1 else 0
-    for batch in range(out.shape[0]):
+    for source, target in images(generator, image, out):
         fields: dict[str, str | int] = {
-            "input": generator.pointer(image.sliced(0, batch, 1)),
+            "input": source,
             "width": out.shape[-1],
             "inner_stride": inner,
             "outer_stride": outer,
-            "offsets": generator.pointer(offsets),
+            "offsets": offsets,
             "weight": generator.pointer(packed),
             **shape,
             "bias": generator.pointer(bias) if bias is not None else "NULL",
-            "out": generator.pointer(out.sliced(0, batch, 1)),
+            "out": target,
             "out_stride": out.strides[-1],
             "low": "-INFINITY",
             "high": "INFINITY",
@@ -97,6 +98,7 @@ def linear(generator: Generator, call: Call) -> Emitted:
     source = rows_of(generator, generator.operand(call.node_at("input")))
     shape = generator.shape(call.node)
     out = generator.new(shape, "float")
+    added = _added(generator, call, out)
     rows = math.prod(shape[:-1])
     known = generator.program.constant(node)
     if known is not None:
@@ -107,8 +109,25 @@ def linear(generator: Generator, call: Call) -> Emitted:
         matrix = generator.settled(generator.operand(node))
         packed = _pack(generator, matrix.permuted((1, 0)))
     bias = bias_of(generator, call)
-    rows_product(generator, source, packed, bias, out, rows, shape[-1])
+    rows_product(generator, source, packed, bias, out, rows, shape[-1], added=added)
     return out
+
+
+def _added(generator: Generator, call: Call, out: Value) -> Value | None:
+    """What a sum that alone reads a layer adds to it, when that lies in memory already: the layer makes the sum."""
+    users = list(call.node.users)
+    if len(users) != 1 or call.node in generator.program.outputs:
+        return None
+    (user,) = users
+    others = [node for node in user.all_input_nodes if node is not call.node]
+    plain = generator.program.op(user) == "aten.add.Tensor" and not user.kwargs and len(others) == 1
+    value = generator.bound.get(others[0]) if plain else None
+    if not isinstance(value, Value) or value.element != "float" or value.buffer.kind not in ("arena", "input"):
+        return None
+    if value.shape != out.shape or generator.shape(user) != out.shape or not value.dense:
+        return None
+    generator.summed[user] = out
+    return value
 
 
 def rows_product(
@@ -120,11 +139,12 @@ def rows_product(
     rows: int,
     columns: int,
     steps: tuple[str, str] = ("0", "0"),
+    added: Value | None = None,
 ) -> None:
-    """Rows times packed weights; `steps` move the first row of the source and of the result."""
+    """Rows times packed weights; `steps` move the first row of the source and of the result, which `added` is like."""
     fields: dict[str, str | int] = {
         "input": moved(generator, source, steps[0]),
-        "width": max(rows, 1),
+        "width": larger(rows, 1),
         "inner_stride": source.strides[-2],
         "weight": generator.pointer(packed),
         "columns": columns,
@@ -136,6 +156,8 @@ def rows_product(
         "low": "-INFINITY",
         "high": "INFINITY",
     }
+    if added is not None:
+        fields |= {"added": generator.pointer(added), "added_stride": columns}
     generator.call("gemm_f32", fields, rows)
 
 
@@ -183,9 +205,9 @@ def product_of(generator: Generator, left: Value, right: Value, packed: Value | 
         packed: `right` in the order of weights, when it is one matrix and known.
     """
     depth, columns = right.shape[-2:]
-    if left.strides[-1] != 1 and depth > 1:
+    if left.strides[-1] != 1 and depth != 1:
         left = generator.copied(left, range(len(left.shape)))
-    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    lead = broadcast(left.shape[:-2], right.shape[:-2])
     shape = (*lead, left.shape[-2], columns)
     if math.prod(right.shape[:-2]) == 1 and (flat := left.reshaped((left.count // max(depth, 1), depth))) is not None:
         left, right, lead = flat, right.reshaped((depth, columns)) or right, ()

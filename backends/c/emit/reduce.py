@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from qcompiler.backends.c.emit.nest import block, declared, names, nested, place
+from qcompiler.backends.c.extent import Extent
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed, Operand
 from qcompiler.backends.c.number import float_text
@@ -89,11 +90,6 @@ def _by_columns(source: Value, axes: Sequence[int]) -> bool:
     return axis is not None and axis not in axes and source.strides[axis] == 1
 
 
-def integer_sum(generator: Generator, source: Value, axes: Sequence[int], zero: int, shape: Sequence[int]) -> Value:
-    """`sum (q - z)` in int32."""
-    return fold(generator, source, axes, shape, "int32_t", "0", f"sum += (int32_t)x - {zero};")
-
-
 def added(generator: Generator, operand: Operand, axes: Sequence[int], shape: Sequence[int]) -> Value:
     """The sum of floats over axes."""
     source = generator.settled(operand)
@@ -141,7 +137,12 @@ def mean(generator: Generator, call: Call) -> Emitted:
 def _mean(generator: Generator, source: Operand, axes: Sequence[int], shape: tuple[int, ...]) -> Computed:
     count = math.prod(source.shape[axis] for axis in axes)
     found = added(generator, _as_float(source), axes, shape)
-    return Computed("float", shape, f"{{0}} / {float_text(count)}", (found,))
+    return Computed("float", shape, f"{{0}} / {count_text(count)}", (found,))
+
+
+def count_text(count: int) -> str:
+    """A number of elements as a float."""
+    return f"(float){count}" if isinstance(count, Extent) else float_text(count)
 
 
 def variance(generator: Generator, call: Call, template: str = "{0}") -> Emitted:
@@ -154,9 +155,14 @@ def variance(generator: Generator, call: Call, template: str = "{0}") -> Emitted
     centre = generator.settled(_mean(generator, source, axes, kept))
     apart = Computed("float", source.shape, "{0} - {1}", (source, centre))
     squares = Computed("float", source.shape, "{0} * {0}", (apart,))
-    divisor = max(count - call.number("correction", 1.0), 0.0)
+    correction = call.number("correction", 1.0)
+    if isinstance(count, Extent):
+        taken = float_text(correction)
+        divisor = f"((float){count} > {taken} ? (float){count} - {taken} : 0.0f)"
+    else:
+        divisor = float_text(max(count - correction, 0.0))
     found = added(generator, squares, axes, shape)
-    text = template.format(f"({{0}} / {float_text(divisor)})")
+    text = template.format(f"({{0}} / {divisor})")
     return generator.fused(call.node, Computed("float", shape, text, (found,)))
 
 

@@ -6,12 +6,15 @@ Operators that treat every axis alike tell their own mixtures: each is called on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from operator import index
 
 import numpy as np
 import torch
 
 from qcompiler.backends.c.emit.nest import block, declared, names, nested, over, place
+from qcompiler.backends.c.extent import Extent, most
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.value import Value, channels_last
@@ -89,7 +92,7 @@ def matrices(generator: Generator, call: Call, source: Value, rank: int, argumen
     first = len(source.shape) - rank
     found: dict[int, np.ndarray] = {}
     for position in range(rank):
-        size = source.shape[first + position]
+        size = index(source.shape[first + position])
         shape = [size if i == position else 1 for i in range(rank)]
         # Other axes have two elements: with one, torch's anti-aliased resizing of tall images is wrong.
         wide = [size if i == position else _IDLE for i in range(rank)]
@@ -140,7 +143,24 @@ def _bordered(generator: Generator, call: Call, axis: int, rank: int) -> Sequenc
 
 def resize(rank: int, generator: Generator, call: Call) -> Emitted:
     """Images of another size."""
+    source = generator.operand(call.node_at("input"))
+    if "nearest" in call.op and any(isinstance(size, Extent) for size in source.shape[2:]):
+        return _repeated(generator, call, generator.settled(source))
     return _along(generator, call, "input", rank, _resized)
+
+
+def _repeated(generator: Generator, call: Call, source: Value) -> Value:
+    """Every pixel several times, where only a call tells how many pixels there are."""
+    shape = generator.shape(call.node)
+    times = [whole // size for whole, size in zip(shape, source.shape, strict=True)]
+    if any(count * size != whole for count, size, whole in zip(times, source.shape, shape, strict=True)):
+        raise call.unsupported(f"{source.shape} to {shape}", "resize by a whole factor")
+    out = generator.new(shape, source.element, channels_last(len(shape)), source.shift)
+    cut = tuple(size for pair in zip(source.shape, times, strict=True) for size in pair)
+    strides = tuple(each for stride, count in zip(out.strides, times, strict=True) for each in (stride * count, stride))
+    still = tuple(each for stride in source.strides for each in (stride, 0))
+    generator.loop(replace(out, shape=cut, strides=strides), replace(source, shape=cut, strides=still, border=0))
+    return out
 
 
 def adaptive_mean(rank: int, generator: Generator, call: Call) -> Emitted:
@@ -164,11 +184,13 @@ def repeat_each(generator: Generator, call: Call) -> Emitted:
 
 
 def triangle(keep: Callable[[np.ndarray, int], np.ndarray], generator: Generator, call: Call) -> Emitted:
-    """The part of matrices on one side of a diagonal, zeros elsewhere."""
+    """The part of matrices on one side of a diagonal, zeros elsewhere; a smaller mask is the corner of a larger one."""
     operand = generator.operand(call.node_at("self"))
     element, shift = generator.element(call.type)
-    mask = keep(np.ones(operand.shape[-2:], dtype=np.uint8), call.integer("diagonal"))
-    parts = (operand, generator.constant(mask, "uint8_t"))
+    rows, columns = operand.shape[-2:]
+    mask = keep(np.ones((most(rows), most(columns)), dtype=np.uint8), call.integer("diagonal"))
+    corner = generator.constant(mask, "uint8_t").sliced(0, 0, rows).sliced(1, 0, columns)
+    parts = (operand, corner)
     return generator.fused(call.node, Computed(element, operand.shape, "({1} ? {0} : 0)", parts, shift))
 
 

@@ -9,6 +9,7 @@ from qcompiler.backends.c.emit.index import Positions, positions_of
 from qcompiler.backends.c.emit.nest import block, declared, names, nested, place
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
+from qcompiler.backends.c.states import written_over
 from qcompiler.backends.c.value import Value
 from qcompiler.backends.lowering.call import Call
 
@@ -56,6 +57,10 @@ def scatter_reduce(generator: Generator, call: Call) -> Emitted:
 
 
 def _copy(generator: Generator, call: Call) -> Value:
+    """Memory that may be written to: that of a state whose old elements nobody reads any more, or a copy."""
+    inside = written_over(generator, call.node, call.node_at("self"))
+    if inside is not None:
+        return inside
     source = generator.operand(call.node_at("self"))
     out = generator.new(source.shape, source.element, None, source.shift)
     generator.loop(out, source)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qcompiler.backends.c.emit.elementwise import literal, operand_at
+from qcompiler.backends.c.extent import Extent, most
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
 from qcompiler.backends.c.number import float_text
@@ -190,7 +191,7 @@ def repeat(generator: Generator, call: Call) -> Emitted:
     cut_strides = tuple(
         stride
         for time, size, stride in zip(times, sizes, out.strides, strict=True)
-        for stride in (stride * size if time > 1 else 0, stride)
+        for stride in (stride * size if time != 1 else 0, stride)
     )
     source = replace(
         value,
@@ -275,13 +276,17 @@ def full(generator: Generator, call: Call, filling: float | None = None) -> Emit
 
 
 def arange(generator: Generator, call: Call) -> Emitted:
-    """Numbers in steps: known now, since sizes are."""
+    """Numbers in steps: constants, of which a call takes as many as it chooses."""
     start = _number(generator, call, "start", 0)
     step = _number(generator, call, "step", 1)
     element, _ = generator.element(call.type)
     (count,) = generator.shape(call.node)
-    numbers = torch.tensor([start + step * i for i in range(count)], dtype=call.type.dtype)
-    return generator.constant(np.asarray(numbers.numpy()), element)
+    longest = most(count)
+    if isinstance(start, Extent):
+        found = generator.constant(np.arange(longest, dtype=np.int64), "int64_t").sliced(0, 0, count)
+        return generator.fused(call.node, Computed(element, (count,), f"{start} + {step} * {{0}}", (found,)))
+    numbers = torch.tensor([start + step * i for i in range(longest)], dtype=call.type.dtype)
+    return generator.constant(np.asarray(numbers.numpy()), element).sliced(0, 0, count)
 
 
 def _number(generator: Generator, call: Call, name: str, default: float) -> float:

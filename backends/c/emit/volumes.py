@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 
 from qcompiler.backends.c.emit.dense import Window, bordered, window_of
+from qcompiler.backends.c.emit.nest import images
 from qcompiler.backends.c.emit.products import bias_of, weight_of
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
 from qcompiler.backends.c.loops import Computed
@@ -74,10 +75,14 @@ def tapped(
     offsets = generator.constant(np.array(places, dtype=np.int32), "int32_t")
     packed = generator.constant(blocked(weight.astype(np.float32), generator.layout("gemm_f32")), "float")
     space = out.shape[2:]
-    for lead in np.ndindex(out.shape[0], *space[:-2]):
-        source, target = _at(image, lead, (1, *stride[:-2])), _at(out, lead, (1,) * len(lead))
+    places_of = (
+        places
+        for lead in np.ndindex(*space[:-2])
+        for places in images(generator, _at(image, lead, stride[:-2]), _at(out, lead, (1,) * len(lead)))
+    )
+    for source, target in places_of:
         fields: dict[str, str | int] = {
-            "input": generator.pointer(source),
+            "input": source,
             "width": out.shape[-1],
             "inner_stride": image.strides[-1] * stride[-1],
             "outer_stride": image.strides[-2] * stride[-2] if len(space) > 1 else 0,
@@ -87,7 +92,7 @@ def tapped(
             "taps": weight.shape[1],
             "depth": weight.shape[2],
             "bias": generator.pointer(bias) if bias is not None else "NULL",
-            "out": generator.pointer(target),
+            "out": target,
             "out_stride": out.strides[-1],
             "low": "-INFINITY",
             "high": "INFINITY",
@@ -96,8 +101,8 @@ def tapped(
 
 
 def _at(value: Value, lead: Sequence[int], steps: Sequence[int]) -> Value:
-    """The batch and the outer axes of space at an index."""
-    for axis, index, step in zip((0, *range(2, len(lead) + 1)), lead, steps, strict=True):
+    """The outer axes of space at an index."""
+    for axis, index, step in zip(range(2, len(lead) + 2), lead, steps, strict=True):
         value = value.sliced(axis, index * step, 1)
     return value
 

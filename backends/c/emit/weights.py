@@ -8,11 +8,15 @@ import numpy as np
 
 from qcompiler.backends.c.emit.dense import rows_of
 from qcompiler.backends.c.emit.finish import quantized
+from qcompiler.backends.c.extent import most
+from qcompiler.backends.c.gemv_packing import MOST_INPUTS, PANEL, places
 from qcompiler.backends.c.generator import Emitted, Emitter, Generator
+from qcompiler.backends.c.kernels.low_bit import GEMV_ROWS, gemv_planes
 from qcompiler.backends.c.low_bit_packing import Bits, by_block, words
 from qcompiler.backends.c.value import Value
 from qcompiler.backends.lowering.call import Call
 from qcompiler.backends.lowering.operands import Operand
+from qcompiler.formats import BINARY
 from qcompiler.formats.base import GridFormat
 from qcompiler.ir.program import Node
 from qcompiler.spec import QuantSpec
@@ -34,7 +38,8 @@ def linear(generator: Generator, call: Call) -> Emitted:
     rows = math.prod(shape[:-1])
     out = generator.new(shape, "float")
     taken = int(call.number("block", 0))
-    name = "gemm_wna8" if taken else "gemm_wnf32"
+    name = _kernel(generator, call.spec(), taken, rows)
+    columns = PANEL if name == "gemv_wna8" else generator.layout(name).columns
     fields = _weight_fields(generator, call, weight, name, taken)
     fields |= {"rows": rows, "out": generator.pointer(out), "out_stride": shape[-1]}
     bias = call.inputs[2] if len(call.inputs) > 2 else None
@@ -44,9 +49,21 @@ def linear(generator: Generator, call: Call) -> Emitted:
         fields |= _activation_fields(generator, source, taken, rows)
     else:
         fields |= {"input": generator.pointer(source), "input_stride": source.strides[-2]}
-    panels = -(-shape[-1] // generator.layout(name).columns)
-    generator.call(name, fields, panels)
+    generator.call(name, fields, -(-shape[-1] // columns))
     return out
+
+
+def _kernel(generator: Generator, spec: QuantSpec, taken: int, rows: int) -> str:
+    """The kernel that has the fewest instructions for a spec, blocks of activations and rows."""
+    if not taken:
+        return "gemm_wnf32"
+    looked_up = most(rows) <= GEMV_ROWS and taken <= MOST_INPUTS
+    return "gemv_wna8" if looked_up and _planes(spec)[0] <= gemv_planes(generator.isa) else "gemm_wna8"
+
+
+def _planes(spec: QuantSpec) -> tuple[int, int]:
+    """Bit planes of codes, and what the lowest bit counts: two between signs."""
+    return (1, 2) if spec.format == BINARY else (spec.bits, 1)
 
 
 def _activation_fields(generator: Generator, source: Value, block: int, rows: int) -> dict[str, str | int]:
@@ -74,45 +91,59 @@ def _activation_fields(generator: Generator, source: Value, block: int, rows: in
 
 
 def _weight_fields(generator: Generator, call: Call, weight: Operand, name: str, taken: int) -> dict[str, str | int]:
-    """Packed codes, scales and zero points, or the table that codes are places in.
-
-    Codes that are signed integers are moved up by half of their range.
-    """
+    """Packed codes, scales and zero points, or the table that codes are places in."""
     spec = call.spec()
     values = generator.program.param(weight.codes).numpy()
     outputs, depth = values.shape
-    table = None if spec.format.is_integer else _table(spec, call)
+    counted = spec.format.is_integer or (taken > 0 and spec.format == BINARY)
     bits: Bits | None = next((width for width in _WIDTHS if width >= spec.bits), None)
-    if bits is None or len(spec.levels) != 1 or (table is not None and taken):
+    if bits is None or len(spec.levels) != 1 or (taken and not counted):
         raise call.unsupported(f"weights of {spec}")
     block = spec.block[1] if spec.block[1] > 0 else depth
     if taken and taken != block:
         block = _finer(call, taken, block)
-    moved = 1 << (bits - 1) if spec.format.signed and table is None else 0
-    codes = values.astype(np.int64) + moved if table is None else _places(values, table)
     scale = _by_output(generator.program.param(weight.scale).float().numpy(), outputs, depth, spec.block[1], block)
-    layout = generator.layout(name)
-    packed = words(codes.astype(np.uint8), bits, layout, block)
-    element = "uint32_t" if packed.dtype == np.uint32 else "uint8_t"
+    columns = PANEL if name == "gemv_wna8" else generator.layout(name).columns
     fields: dict[str, str | int] = {
-        "weight": f"(const {element} *)({generator.pointer(generator.constant(packed.view(np.uint8), 'uint8_t'))})",
-        "scale": generator.pointer(generator.constant(by_block(scale, layout.columns), "float")),
+        "scale": generator.pointer(generator.constant(by_block(scale, columns), "float")),
         "columns": outputs,
         "depth": depth,
         "block": block,
-        "bits": bits,
-        "block_columns": layout.columns,
     }
-    if name == "gemm_wna8":
-        fields["block_depth"] = layout.depth
-    if table is not None:
-        return fields | {"table": generator.pointer(generator.constant(np.resize(table, _TABLE_ENTRIES), "float"))}
+    if not counted:
+        table = _table(spec, call)
+        entries = generator.pointer(generator.constant(np.resize(table, _TABLE_ENTRIES), "float"))
+        return fields | {"table": entries} | _words(generator, name, _places(values, table), bits, block)
+    moved = -int(spec.format.lowest) if spec.format.signed else 0
+    codes = (values.astype(np.int64) + moved).astype(np.uint8)
+    if name == "gemv_wna8":
+        fields |= _looked_up(generator, codes, spec, block)
+    else:
+        fields |= _words(generator, name, codes, bits, block)
     zero = None if weight.zero_point is None else generator.program.param(weight.zero_point).float().numpy()
     if zero is None or len(np.unique(zero)) == 1:
         return fields | {"common_zero": moved + (0 if zero is None else int(zero.reshape(-1)[0]))}
     points = _by_output(zero, outputs, depth, spec.block[1], block) + moved
-    stored = generator.constant(by_block(points.astype(np.uint8), layout.columns), "uint8_t")
+    stored = generator.constant(by_block(points.astype(np.uint8), columns), "uint8_t")
     return fields | {"zero": generator.pointer(stored)}
+
+
+def _words(generator: Generator, name: str, codes: np.ndarray, bits: Bits, block: int) -> dict[str, str | int]:
+    """Codes as the kernels that unpack them read them."""
+    layout = generator.layout(name)
+    packed = words(codes.astype(np.uint8), bits, layout, block)
+    element = "uint32_t" if packed.dtype == np.uint32 else "uint8_t"
+    weight = generator.pointer(generator.constant(packed.view(np.uint8), "uint8_t"))
+    fields: dict[str, str | int] = {"weight": f"(const {element} *)({weight})", "bits": bits}
+    fields["block_columns"] = layout.columns
+    return fields | {"block_depth": layout.depth} if name == "gemm_wna8" else fields
+
+
+def _looked_up(generator: Generator, codes: np.ndarray, spec: QuantSpec, block: int) -> dict[str, str | int]:
+    """Codes as places in tables of sums."""
+    planes, step = _planes(spec)
+    packed = generator.constant(places(codes // step, planes, block), "uint8_t")
+    return {"weight": generator.pointer(packed), "planes": planes, "step": step}
 
 
 def _table(spec: QuantSpec, call: Call) -> np.ndarray:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from qcompiler.backends.c.kernels import binary, dense, floats, low_bit, quantizers
+from qcompiler.backends.c.kernels import binary, codebook, dense, floats, low_bit, quantizers, whole
 from qcompiler.backends.c.kernels.row import MicroKernel
 
-FAMILIES: tuple[tuple[MicroKernel, ...], ...] = (dense.ROWS, floats.ROWS, binary.ROWS, low_bit.ROWS, quantizers.ROWS)
+FAMILIES: tuple[tuple[MicroKernel, ...], ...] = (
+    dense.ROWS,
+    floats.ROWS,
+    binary.ROWS,
+    low_bit.ROWS,
+    codebook.ROWS,
+    quantizers.ROWS,
+    whole.ROWS,
+)
 MICRO_KERNELS: dict[str, MicroKernel] = {row.name: row for family in FAMILIES for row in family}

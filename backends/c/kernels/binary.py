@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.backends.c.isa import Isa
+from qcompiler.backends.c.kernels.floats import portable
 from qcompiler.backends.c.kernels.row import Blocked, MicroKernel
 
 X86_LAYOUT = Blocked(8, 8)
@@ -52,4 +53,5 @@ ROWS = (
             Isa.NEON: "arm/qc_pack_bits_neon.c",
         },
     ),
+    portable("pack_planes"),
 )

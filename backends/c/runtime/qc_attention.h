@@ -4,7 +4,8 @@
  *   out[l]      = sum over s of softmax(score[l])[s] * v[s]
  *
  * Key s is seen by row l if `keep` allows it (there is none, or it is not 0) and, when causal, s <= l + past. A row that
- * sees nothing, or only minus infinity, is zero. `shared` = heads / key_heads neighbouring heads share a key head.
+ * sees nothing, or only minus infinity, is zero. Keys behind the last one that a row sees, or to which `mask` adds more
+ * than minus infinity, are not read: a token costs what the cache holds, not what it could. `shared` = heads / key_heads neighbouring heads share a key head.
  *
  * Products over e are chains of fused multiply-adds from 0. Keys go in blocks of 64. With m the largest score so far
  * (0 while that is minus infinity), m' that after the block and w = exp(m - m'): p[s] = exp(score[s] - m'),

@@ -202,17 +202,47 @@ static void qc_attend(const qc_attention_args *args, qc_rows *rows) {
     }
 }
 
+/* Keys up to the last one that is kept. */
+static size_t qc_kept(const uint8_t *keep, size_t seen) {
+    uint64_t eight;
+    for (; seen >= sizeof eight; seen -= sizeof eight) {
+        memcpy(&eight, keep + seen - sizeof eight, sizeof eight);
+        if (eight) break;
+    }
+    while (seen && !keep[seen - 1]) --seen;
+    return seen;
+}
+
+/* Keys up to the last one whose score is not minus infinity whatever it was. */
+static size_t qc_above(const float *mask, size_t seen) {
+    for (; seen >= QC_LANES; seen -= QC_LANES) {
+        int above = 0;
+        for (size_t i = 1; i <= QC_LANES; ++i) above |= mask[seen - i] != -INFINITY;
+        if (above) break;
+    }
+    while (seen && mask[seen - 1] == -INFINITY) --seen;
+    return seen;
+}
+
+/* Keys up to the last one with a weight; rows of heads that share a mask see the same. */
+static size_t qc_last_seen(const qc_attention_args *args, const qc_rows *rows, size_t r, size_t l) {
+    const int same = r && !args->causal && rows->keep[r] == rows->keep[r - 1] && rows->mask[r] == rows->mask[r - 1];
+    size_t seen = args->causal && l + args->past + 1 < args->keys ? l + args->past + 1 : args->keys;
+    if (same) return rows->seen[r - 1];
+    if (args->keep) seen = qc_kept(rows->keep[r], seen);
+    return args->mask ? qc_above(rows->mask[r], seen) : seen;
+}
+
 static void qc_row(const qc_attention_args *args, qc_rows *rows, size_t batch, size_t head, size_t l) {
     const size_t r = rows->count++;
     const qc_attention_steps *q = &args->query_steps, *o = &args->out_steps, *m = &args->mask_steps;
     const qc_attention_steps *k = &args->keep_steps;
-    const size_t seen = args->causal && l + args->past + 1 < args->keys ? l + args->past + 1 : args->keys;
     rows->query[r] = args->query + batch * q->batch + head * q->head + l * q->row;
     rows->out[r] = args->out + batch * o->batch + head * o->head + l * o->row;
     rows->mask[r] = args->mask ? args->mask + batch * m->batch + head * m->head + l * m->row : NULL;
     rows->keep[r] = args->keep ? args->keep + batch * k->batch + head * k->head + l * k->row : NULL;
-    rows->seen[r] = seen;
-    if (seen > rows->most_seen) rows->most_seen = seen;
+    rows->seen[r] = qc_last_seen(args, rows, r, l);
+    if (rows->seen[r] > rows->most_seen) rows->most_seen = rows->seen[r];
 }
 
 void qc_attention_portable(const qc_attention_args *args, size_t begin, size_t end) {

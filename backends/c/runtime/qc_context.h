@@ -14,6 +14,7 @@ typedef struct {
     void *const *outputs;
     qc_pool *pool; /* NULL: one thread */
     const struct qc_kernels *kernels;
+    const ptrdiff_t *sizes; /* that this call chose; NULL where all are fixed */
 } qc_context;
 
 /* QC_RUN(c, gemm_i8, &args, tasks) does all tasks of a kernel, shared among the threads of the pool. */

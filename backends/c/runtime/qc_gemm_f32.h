@@ -1,9 +1,9 @@
 /* Matrix product of floats, linear layers and convolutions alike.
  *
- *   out[m][n] = clamp(bias[n] + sum over t < taps, k < depth of  a(m, t)[k] * w[n][t][k], low, high)
+ *   out[m][n] = clamp((bias[n] + sum over t < taps, k < depth of  a(m, t)[k] * w[n][t][k]) + added[m][n], low, high)
  *
  * One chain of fused multiply-adds per element: it starts at bias[n] (0 when there is none) and goes through t, in it
- * through k, on every level. NaN is not clamped. As for qc_gemm_i8,
+ * through k, on every level; what is added comes last. NaN is not clamped. As for qc_gemm_i8,
  *
  *   a(m, t) = input + (m / width) * outer_stride + (m % width) * inner_stride + offsets[t]
  *
@@ -26,7 +26,9 @@ typedef struct {
     const int32_t *offsets;                   /* [taps] in elements, or NULL for zeros */
     const float *weight;
     size_t columns, taps, depth;
-    const float *bias; /* [columns] or NULL */
+    const float *bias;   /* [columns] or NULL */
+    const float *added;  /* [rows][columns] or NULL */
+    size_t added_stride; /* elements from row to row */
     float *out;
     size_t out_stride; /* elements from row to row */
     float low, high;   /* -INFINITY and INFINITY where nothing is clamped */

@@ -26,6 +26,10 @@ QC_INLINE qc_lanes qc_start(const qc_gemm_f32_args *args, size_t n) {
 QC_INLINE void qc_keep(const qc_gemm_f32_args *args, size_t m, size_t n, qc_lanes sum) {
     const size_t left = args->columns - n;
     float *out = args->out + m * args->out_stride + n;
+    if (args->added) {
+        const float *added = args->added + m * args->added_stride + n;
+        sum = qc_plus(sum, left >= QC_LANES ? qc_load(added) : qc_load_some(added, left, 0.0f));
+    }
     sum = qc_at_most(qc_at_least(sum, qc_splat(args->low)), qc_splat(args->high));
     if (left >= QC_LANES)
         qc_store(out, sum);

@@ -14,7 +14,8 @@
  * finite. Activations may be read up to QC_SLACK bytes behind their end. int32 holds every sum up to depth = 65536.
  *
  * Tasks are panels: all rows are computed for each, whether there is one or many. For many rows codes are unpacked
- * once, some inputs at a time, into up to 32 KiB on the stack (12 KiB on ARM, 4 KiB without sdot).
+ * once, some inputs at a time, into up to 32 KiB on the stack (40 KiB with AMX, 12 KiB on ARM, 4 KiB without sdot; with
+ * smmla another 72 KiB for activations that are gathered).
  */
 #ifndef QC_GEMM_WNA8_H
 #define QC_GEMM_WNA8_H
@@ -41,6 +42,7 @@ typedef struct {
 void qc_gemm_wna8_portable(const qc_gemm_wna8_args *args, size_t begin, size_t end);
 void qc_gemm_wna8_avx2(const qc_gemm_wna8_args *args, size_t begin, size_t end);
 void qc_gemm_wna8_avx512(const qc_gemm_wna8_args *args, size_t begin, size_t end);
+void qc_gemm_wna8_amx(const qc_gemm_wna8_args *args, size_t begin, size_t end);
 void qc_gemm_wna8_neon(const qc_gemm_wna8_args *args, size_t begin, size_t end);
 void qc_gemm_wna8_dotprod(const qc_gemm_wna8_args *args, size_t begin, size_t end);
 void qc_gemm_wna8_i8mm(const qc_gemm_wna8_args *args, size_t begin, size_t end);

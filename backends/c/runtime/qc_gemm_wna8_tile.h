@@ -1,6 +1,6 @@
 /* What the fast versions of qc_gemm_wna8 share: tiles of rows by panels, block by block.
  *
- * A version defines the name of its function, QC_KERNEL, and
+ * A version calls `by_panels`, or what this is made of, and defines
  *   QC_COLUMNS, QC_LANES     outputs of a panel and int32 of a vector; V = QC_COLUMNS / QC_LANES vectors make a panel
  *   QC_ROWS, QC_MANY_PANELS  rows of the large tile and panels beside each other in it
  *   QC_PANELS                panels beside each other for a single row
@@ -10,6 +10,9 @@
  *   QC_OFFSET(bits)          what `chunk` subtracts from codes of weights, where the product takes signed ones only
  *   QC_DECODED               inputs that are unpacked at a time for many rows
  *   QC_CHUNK                 inputs of a chunk whose codes are bytes
+ *   QC_GATHERS               1 where tiles of rows beside unpacked codes read activations that were gathered for them:
+ *                            those of one chunk side by side, in the order of the version
+ *   turn(sums, rows, wide)   sums of a tile of rows as the version adds to them become sums by rows, and back
  *   chunk(...)               adds the products of one chunk to all sums of a tile
  *   decode(chunk, bits, to)  unpacks one chunk of a panel to bytes
  *   and the small operations on vectors that are used below.
@@ -27,11 +30,13 @@
 /* What lies in memory is read anew behind this: kept in registers across the inner loop, it would displace sums. */
 #define QC_FORGET() __asm__ volatile("" : : : "memory")
 
-/* Codes of some blocks of neighbouring panels. */
+/* Codes of some blocks of neighbouring panels, and what is multiplied by them. */
 typedef struct {
     const uint8_t *codes;
     size_t panel_bytes, chunk_bytes, chunk_inputs, full, last; /* as qc_division */
     size_t begin, end;                                         /* blocks */
+    const int8_t *gathered;                                    /* activations of row `first_row` and behind, */
+    size_t first_row, gathered_inputs;                         /* so many of each */
 } stretch;
 
 /* Where the values of one block of all rows of a tile lie. Rows from the fifth have a pointer of their own, so that the
@@ -64,10 +69,11 @@ QC_INLINE void start_sums(ints *sums, const row_values *values, size_t blocks, i
     }
 }
 
-/* Adds sums of one block, times both scales; where zero points differ, less their products with sums of inputs.
+/* Adds sums of one block, times both scales; where zero points differ, or are `late`, less their products with sums of
+ * inputs.
  * Results of some rows are stored at once: enough to hide latencies, not too many for the registers.
  */
-QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t *zeros, size_t apart,
+QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t *zeros, const ints *late, size_t apart,
                             const row_values *values, size_t blocks, reals *acc, int rows, int panels, unsigned bits) {
     const int wide = panels * QC_VECTORS, each = QC_SUMS(bits, rows);
     reals scale[QC_MOST_WIDE], done[QC_NEAR * QC_MOST_WIDE];
@@ -76,6 +82,7 @@ QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t
         const size_t at = (size_t)(i / QC_VECTORS) * apart + (size_t)(i % QC_VECTORS * QC_LANES);
         scale[i] = load_reals(scales + at);
         if (zeros) zero[i] = plus(load_bytes(zeros + at), all_ints(-QC_OFFSET(bits)));
+        if (late) zero[i] = *late;
     }
     QC_UNROLL for (int r = 0; r < rows; ++r) {
         const int near = r % QC_NEAR;
@@ -83,7 +90,7 @@ QC_INLINE void finish_block(const ints *sums, const float *scales, const uint8_t
         const reals given = all_reals(values->scale[r / QC_NEAR][at]);
         QC_UNROLL for (int i = 0; i < wide; ++i) {
             ints sum = fold(sums + (r * wide + i) * each, bits, rows);
-            if (zeros) sum = minus_product(sum, zero[i], all_ints(values->sum[r / QC_NEAR][at]));
+            if (zeros || late) sum = minus_product(sum, zero[i], all_ints(values->sum[r / QC_NEAR][at]));
             done[near * wide + i] = fused(to_reals(sum), times(given, scale[i]), acc[r * wide + i]);
         }
         if (near < QC_NEAR - 1 && r + 1 < rows) continue;
@@ -98,30 +105,41 @@ QC_INLINE void add_blocks(const qc_gemm_wna8_args *args, const stretch *from, si
                           reals *acc, int rows, int panels, unsigned bits) {
     const int wide = panels * QC_VECTORS;
     const ints factor = all_ints(args->zero ? 0 : QC_OFFSET(bits) - args->common_zero);
+    const ints common = all_ints(args->common_zero);
     const size_t apart = blocks * QC_COLUMNS, begin = from->begin, end = from->end;
     const size_t chunk_bytes = from->chunk_bytes, chunk_inputs = from->chunk_inputs, panel_bytes = from->panel_bytes;
     const size_t stride = args->input_stride, block = args->block;
     const uint8_t *codes = from->codes;
     const uint8_t *zeros = args->zero ? args->zero + (panel * blocks + begin) * QC_COLUMNS : NULL;
     const float *scales = args->scale + (panel * blocks + begin) * QC_COLUMNS;
-    const int8_t *first = args->input + row * stride + begin * block;
+    const int gathered = QC_GATHERS && bits == QC_BYTES && rows > 1;
+    const size_t chunk_step = gathered ? (size_t)rows * chunk_inputs : chunk_inputs;
+    const size_t block_step = gathered ? from->full * chunk_step : block;
+    const int8_t *first = gathered ? from->gathered + (row - from->first_row) * from->gathered_inputs
+                                   : args->input + row * stride + begin * block;
     row_values values = values_of(args, row * blocks + begin, blocks, rows);
-    for (size_t g = begin; g < end; ++g, first += block, scales += QC_COLUMNS) {
+    for (size_t g = begin; g < end; ++g, first += block_step, scales += QC_COLUMNS) {
         const int8_t *input = first;
         ints sums[QC_MOST_SUMS];
-        start_sums(sums, &values, blocks, factor, rows, wide, bits);
+        if (gathered) {
+            QC_UNROLL for (int i = 0; i < rows * wide; ++i) sums[i] = all_ints(0);
+        } else {
+            start_sums(sums, &values, blocks, factor, rows, wide, bits);
+            if (rows > 1) turn(sums, rows, wide);
+        }
         QC_FORGET();
         for (size_t c = g + 1 < blocks ? from->full : from->last; c > 0; --c) {
             chunk(sums, codes, panel_bytes, input, stride, rows, panels, bits);
             codes += chunk_bytes;
-            input += chunk_inputs;
+            input += chunk_step;
         }
         QC_FORGET();
+        if (rows > 1) turn(sums, rows, wide);
         if (zeros) {
-            finish_block(sums, scales, zeros, apart, &values, blocks, acc, rows, panels, bits);
+            finish_block(sums, scales, zeros, NULL, apart, &values, blocks, acc, rows, panels, bits);
             zeros += QC_COLUMNS;
         } else {
-            finish_block(sums, scales, NULL, apart, &values, blocks, acc, rows, panels, bits);
+            finish_block(sums, scales, NULL, gathered ? &common : NULL, apart, &values, blocks, acc, rows, panels, bits);
         }
         for (int i = 0; i < 2; ++i) ++values.scale[i], ++values.sum[i];
     }
@@ -210,18 +228,19 @@ static void tile(const qc_gemm_wna8_args *args, const stretch *from, size_t bloc
 /* Codes are unpacked as they are multiplied. */
 static stretch packed(const qc_gemm_wna8_args *args, const qc_division *d, size_t panel) {
     const size_t bytes = qc_panel_bytes(d);
-    return (stretch){args->weight + panel * bytes, bytes, d->bytes, d->chunk, d->full, d->last, 0, d->blocks};
+    return (stretch){
+        args->weight + panel * bytes, bytes, d->bytes, d->chunk, d->full, d->last, 0, d->blocks, NULL, 0, 0};
 }
 
-/* All rows of QC_MANY_PANELS panels. */
-static void all_rows(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t panel, unsigned bits) {
-    size_t row = 0;
-    for (; row + QC_ROWS <= args->rows; row += QC_ROWS) tile(args, from, blocks, row, panel, MANY_ROWS, bits);
-    for (; row + QC_FEW_ROWS <= args->rows; row += QC_FEW_ROWS) tile(args, from, blocks, row, panel, FEW_ROWS, bits);
+/* Rows [row, end) of QC_MANY_PANELS panels. */
+static void some_rows(const qc_gemm_wna8_args *args, const stretch *from, size_t blocks, size_t row, size_t end,
+                      size_t panel, unsigned bits) {
+    for (; row + QC_ROWS <= end; row += QC_ROWS) tile(args, from, blocks, row, panel, MANY_ROWS, bits);
+    for (; row + QC_FEW_ROWS <= end; row += QC_FEW_ROWS) tile(args, from, blocks, row, panel, FEW_ROWS, bits);
     const size_t step = QC_PANELS == QC_MANY_PANELS ? QC_PANELS : 1;
     stretch part = *from;
     for (size_t p = 0; p < QC_MANY_PANELS; p += step, part.codes += part.panel_bytes)
-        for (size_t r = row; r < args->rows; ++r)
+        for (size_t r = row; r < end; ++r)
             tile(args, &part, blocks, r, panel + p, step > 1 ? ONE_ROW : ONE_PANEL, bits);
 }
 
@@ -236,37 +255,47 @@ static void decode_chunks(const uint8_t *from, size_t bytes, size_t chunks, unsi
     }
 }
 
+/* Blocks [begin, end) of QC_MANY_PANELS panels are unpacked to `codes`, QC_DECODED inputs of each panel apart. */
+static stretch decoded(const qc_gemm_wna8_args *args, const qc_division *d, size_t panel, size_t begin, size_t end,
+                       unsigned bits, uint8_t *codes) {
+    const size_t each = d->chunk / QC_CHUNK;
+    const size_t chunks = (end - begin - 1) * d->full + (end == d->blocks ? d->last : d->full);
+    stretch part = packed(args, d, panel);
+    const uint8_t *first = part.codes + begin * d->full * d->bytes;
+    for (size_t p = 0; p < QC_MANY_PANELS; ++p)
+        decode_chunks(first + p * part.panel_bytes, d->bytes, chunks, bits, codes + p * QC_DECODED * QC_COLUMNS,
+                      each * QC_CHUNK * QC_COLUMNS);
+    part.codes = codes, part.panel_bytes = QC_DECODED * QC_COLUMNS, part.chunk_bytes = QC_CHUNK * QC_COLUMNS;
+    part.chunk_inputs = QC_CHUNK, part.full = d->full * each, part.last = d->last * each;
+    part.begin = begin, part.end = end;
+    return part;
+}
+
 /* For many rows some blocks at a time are unpacked once to bytes that stay in the nearest cache. */
 static void decoded_strip(const qc_gemm_wna8_args *args, const qc_division *d, size_t panel, unsigned bits) {
-    const size_t each = d->chunk / QC_CHUNK, at_once = QC_DECODED / (d->full * d->chunk);
+    const size_t at_once = QC_DECODED / (d->full * d->chunk);
     uint8_t codes[QC_MANY_PANELS * QC_DECODED * QC_COLUMNS];
-    const stretch whole = packed(args, d, panel);
     for (size_t g = 0; g < d->blocks; g += at_once) {
         const size_t end = g + at_once < d->blocks ? g + at_once : d->blocks;
-        const size_t chunks = (end - g - 1) * d->full + (end == d->blocks ? d->last : d->full);
-        const uint8_t *first = whole.codes + g * d->full * d->bytes;
-        stretch from = {codes, QC_DECODED * QC_COLUMNS, QC_CHUNK * QC_COLUMNS, QC_CHUNK, d->full * each, d->last * each,
-                        g,     end};
-        for (size_t p = 0; p < QC_MANY_PANELS; ++p)
-            decode_chunks(first + p * whole.panel_bytes, d->bytes, chunks, bits, codes + p * from.panel_bytes,
-                          each * from.chunk_bytes);
-        all_rows(args, &from, d->blocks, panel, QC_BYTES);
+        const stretch from = decoded(args, d, panel, g, end, bits, codes);
+        some_rows(args, &from, d->blocks, 0, args->rows, panel, QC_BYTES);
     }
 }
 
-void QC_KERNEL(const qc_gemm_wna8_args *args, size_t begin, size_t end) {
+/* All rows of panels [begin, end). */
+QC_INLINE void by_panels(const qc_gemm_wna8_args *args, size_t begin, size_t end) {
     const unsigned bits = (unsigned)args->bits;
     const qc_division d = qc_divide(args->depth, args->block, bits, QC_COLUMNS, QC_DEPTH);
     const int many = args->rows >= QC_FEW_ROWS;
-    const int decoded = bits < 8 && args->rows >= QC_ROWS && d.full * d.chunk <= QC_DECODED;
+    const int once = !QC_GATHERS && bits < 8 && args->rows >= QC_ROWS && d.full * d.chunk <= QC_DECODED;
     const size_t step = many ? QC_MANY_PANELS : QC_PANELS;
     size_t panel = begin;
     for (; panel + step <= end; panel += step) {
         const stretch from = packed(args, &d, panel);
-        if (decoded) {
+        if (once) {
             decoded_strip(args, &d, panel, bits);
         } else if (many) {
-            all_rows(args, &from, d.blocks, panel, bits);
+            some_rows(args, &from, d.blocks, 0, args->rows, panel, bits);
         } else {
             for (size_t row = 0; row < args->rows; ++row) tile(args, &from, d.blocks, row, panel, ONE_ROW, bits);
         }

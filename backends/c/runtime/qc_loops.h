@@ -2,6 +2,7 @@
 #ifndef QC_LOOPS_H
 #define QC_LOOPS_H
 
+#include "qc_fixed.h"
 #include "qc_functions.h"
 #include "qc_lanes.h"
 #include "qc_math.h"

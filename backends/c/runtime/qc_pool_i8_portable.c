@@ -27,14 +27,17 @@ static void qc_means(const qc_pool_i8_args *args, const qc_view *view, size_t c,
     float sum[QC_RUN] = {0.0f};
     QC_EACH_PIXEL(sum[i] += ((float)x[i] - zero) * scale)
     for (size_t i = 0; i < count; ++i)
-        out[i] = (qc_act)qc_place(sum[i] / divisor / args->scale + args->zero_point, 0.0f, args->low, args->high);
+        out[i] =
+            (qc_act)qc_place(sum[i] / divisor / args->scale + args->zero_point, args->shift, args->low, args->high);
 }
 
 static void qc_totals(const qc_pool_i8_args *args, const qc_view *view, size_t c, size_t count, qc_act *out) {
-    const int32_t zero = (int32_t)args->input_zero;
+    const int fixed = args->kind == QC_POOL_FIXED;
+    const int32_t zero = fixed ? args->whole_zero : (int32_t)args->input_zero;
     int32_t sum[QC_RUN] = {0};
     QC_EACH_PIXEL(sum[i] += x[i] - zero)
-    for (size_t i = 0; i < count; ++i)
+    for (size_t i = 0; fixed && i < count; ++i) out[i] = (qc_act)qc_fixed_code(&args->fixed, sum[i], 0);
+    for (size_t i = 0; !fixed && i < count; ++i)
         out[i] = (qc_act)qc_place((float)sum[i] * args->factor, args->zero_point, args->low, args->high);
 }
 

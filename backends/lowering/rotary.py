@@ -1,6 +1,7 @@
 """Rotary position embeddings, recognised by what they compute.
 
-Formula   x * cos + turn(x) * sin, turn([low, high]) = [-high, low] along the last axis; cos and sin hold one half twice
+Formula   x * cos + turn(x) * sin, turn([low, high]) = [-high, low] along the last axis; `doubled` tables hold one half
+          twice
 Shapes    x [B, H, T, E], cos and sin [T, E] with axes of size one, or the batch, in front
 Source    Su et al. 2021, "RoFormer" (arXiv:2104.09864); ONNX operator set 23
 """
@@ -28,15 +29,15 @@ class Rotary:
     sin: Node
 
 
-def rotary_of(program: Program, node: Node) -> Rotary | None:
-    """Reads `node` as a rotary embedding; None when it is anything else."""
+def rotary_of(program: Program, node: Node, *, doubled: bool) -> Rotary | None:
+    """Reads `node` as a rotary embedding; None when it is anything else, or its tables are not `doubled` as asked."""
     if program.op(node) != "aten.add.Tensor" or len(node.all_input_nodes) != 2:
         return None
     for plain, turned in permutations(node.all_input_nodes):
         for source, cos in _factors(program, plain):
             for turn, sin in _factors(program, turned):
                 found = Rotary(source, cos, sin)
-                if turned_by_halves(program, turn) is source and _tables_fit(program, found):
+                if turned_by_halves(program, turn) is source and _tables_fit(program, found, doubled):
                     return found
     return None
 
@@ -106,7 +107,7 @@ def _on_last_axis(program: Program, node: Node) -> bool:
     return isinstance(dim, int) and dim % rank == rank - 1
 
 
-def _tables_fit(program: Program, found: Rotary) -> bool:
+def _tables_fit(program: Program, found: Rotary, doubled: bool) -> bool:
     type_ = program.tensor_type(found.source)
     if type_.rank != 4:
         return False
@@ -115,6 +116,6 @@ def _tables_fit(program: Program, found: Rotary) -> bool:
         seen = program.tensor_type(table)
         leading = seen.shape[:-2]
         placed = leading in ((), (1,), (1, 1), (batch, 1)) and seen.shape[-2:] == (length, width)
-        if not placed or seen.dtype != type_.dtype or not is_doubled(program, table):
+        if not placed or seen.dtype != type_.dtype or (doubled and not is_doubled(program, table)):
             return False
     return program.shape(found.cos) == program.shape(found.sin)
