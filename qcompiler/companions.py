@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qcompiler.builds import Tells
+from qcompiler.ir import ops
 from qcompiler.ir.program import Program
 from qcompiler.job import backends
 from qcompiler.target import Backend, Target
@@ -21,7 +22,7 @@ def emit_companions(target: Target, quantized: Program, folder: Path) -> tuple[l
         folder: of the artefact; each companion's backend writes a folder of its own there.
 
     Returns:
-        the files, and what the report says of them.
+        the files, and what the report says of them; none of a companion that has a kernel for nothing in the program.
 
     Raises:
         SpecError: for a companion that does not exist.
@@ -32,6 +33,8 @@ def emit_companions(target: Target, quantized: Program, folder: Path) -> tuple[l
     for name in target.companions:
         companion = load_target(name, backends())
         lowered = companion.backend.lower(quantized, companion)
+        if not any(node.target is ops.kernel for node in lowered.nodes):
+            continue
         files += companion.backend.emit(lowered, companion, folder)
         lines += told(companion.backend, folder)
     return files, lines

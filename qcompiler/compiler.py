@@ -65,7 +65,7 @@ def compile(
     weights: str | Path | None = None,
     simulate: Simulation = "quantized",
     keep_float: bool | None = None,
-    states: Mapping[str, str] | None = None,
+    states: Mapping[str, str | int] | None = None,
 ) -> Artifact:
     """Compiles a model for a target.
 

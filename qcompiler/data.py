@@ -118,6 +118,8 @@ def _following(program: Program, samples: Sequence[object]) -> Batches:
         kept.append(values)
         with torch.no_grad():
             values = evaluate(program, [*flat[: len(flat) - count], *values])[-count:]
+    if not taken:
+        raise _empty("")
     return Batches(program, taken, kept)
 
 
@@ -173,7 +175,8 @@ def flat_batch(program: Program, sample: object, where: str) -> Batch:
         InputError: when it does not fit, or holds NaN or infinity.
     """
     inputs = as_inputs(sample)
-    if len(arguments(program)) == 1 and len(inputs.args) == 2 and not inputs.kwargs:
+    pair = len(arguments(program)) == 1 and len(inputs.args) == 2 and not inputs.kwargs
+    if pair and (not program.states or _is_labels(*inputs.args)):
         inputs = Inputs(inputs.args[0])
     try:
         flat = flatten_inputs(program, inputs.args, inputs.kwargs)
@@ -290,4 +293,4 @@ def example_from(calibration: object, module: torch.nn.Module) -> tuple[object, 
             arrays.pop(LABELS, None)
         return {name: torch.from_numpy(array[:2]) for name, array in arrays.items()}, calibration
     samples = as_samples(calibration)
-    return first_call(samples[0]), samples
+    return first_call(next((sample for sample in samples if sample is not None), None)), samples

@@ -94,7 +94,7 @@ def prepare(
     options: Options | None = None,
     log: Callable[[str], None] = lambda line: None,
     weights: str | Path | None = None,
-    states: Mapping[str, str] | None = None,
+    states: Mapping[str, str | int] | None = None,
 ) -> Job:
     """Reads everything the user gave and makes every choice; runs no pass. Arguments as for `compile`."""
     device = target if isinstance(target, Target) else load_target(target, backends())

@@ -58,12 +58,18 @@ class HandedOn:
         values = self._first() if self._values is None else self._values
         found = self._runner([*inputs, *values])
         count = len(found) - len(values)
-        self._values = found[count:]
+        self._values = _own(found[count:], [*inputs, *found[:count]])
         return found[:count]
 
     def reset(self) -> None:
         """Makes the next call a first one."""
         self._values = None
+
+
+def _own(values: Sequence[torch.Tensor], shared: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Values that the caller, who has the shared tensors and may write to them, cannot change."""
+    places = {value.untyped_storage().data_ptr() for value in shared}
+    return [value.clone() if value.untyped_storage().data_ptr() in places else value for value in values]
 
 
 class Caller:

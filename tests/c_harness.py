@@ -230,6 +230,17 @@ def runs_here(isa: Isa) -> bool:
     return wanted[isa] in flags
 
 
+def need(isa: Isa) -> None:
+    """Skips a test of a level that cannot be built or run here."""
+    try:
+        find_compiler(LEVELS[isa].architecture)
+        find_emulator(LEVELS[isa].architecture)
+    except UnsupportedError as error:
+        pytest.skip(error.what)
+    if not runs_here(isa):
+        pytest.skip(f"this processor has no {isa.value}")
+
+
 def _emulated(isa: Isa) -> tuple[str, ...]:
     """What a kernel is compiled with to run on this processor nevertheless: AMX without its tiles is AVX-512."""
     if isa is not Isa.AMX or runs_here(isa) or not runs_here(Isa.AVX512):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.backends.c.building import Build
-from qcompiler.backends.c.emission import write_module
+from qcompiler.backends.c.emission import check_writable, write_module
 from qcompiler.backends.c.host import HostRunner
 from qcompiler.backends.c.isa import Isa
 from qcompiler.backends.c.module import Module, Recorded
@@ -192,6 +192,18 @@ def test_sanitizers_find_nothing(case: str, tmp_path: Path) -> None:
     assert run_selftest(tmp_path).equal
 
 
+def test_elements_that_cannot_be_kept_are_named_before_any_work() -> None:
+    program = qcompiler.parse("""
+program @half stage=canonical {
+  input %x : f16[2]
+  state %k : f16[2] = zeros()
+  update %k = %x
+  return %k
+}""")
+    with pytest.raises(UnsupportedError, match=r"no torch\.float16 from call to call"):
+        check_writable(program)
+
+
 class Adds(nn.Module):
     """Adds up what it is called with."""
 
@@ -248,3 +260,34 @@ program @heads stage=canonical {
 }""")
     share_heads(program)
     assert len(program.nodes) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "lines"),
+    [
+        (
+            "[1,1,3,8]",
+            """%one = aten.unsqueeze %k, 2 : f32[1,2,1,4,8]
+  %many = aten.expand %one, [-1, -1, 2, -1, -1] : f32[1,2,2,4,8]""",
+        ),
+        (
+            "[1,4,3,8]",
+            """%flat = aten.reshape %k, [64] : f32[64]
+  %one = aten.unsqueeze %flat, 0 : f32[1,64]
+  %many = aten.expand %one, [2, -1] : f32[2,64]""",
+        ),
+    ],
+)
+def test_other_repetitions_are_left_alone(query: str, lines: str) -> None:
+    program = qcompiler.parse(f"""
+program @heads stage=canonical {{
+  input %q : f32{query}
+  input %k : f32[1,2,4,8]
+  {lines}
+  %all = aten.reshape %many, [1, 4, 4, 8] : f32[1,4,4,8]
+  %y = aten.scaled_dot_product_attention %q, %all, %all, none, 0.0, false {{scale=0.5}} : f32[1,4,3,8]
+  return %y
+}}""")
+    before = str(program)
+    share_heads(program)
+    assert str(program) == before

@@ -171,6 +171,29 @@ def test_compile_takes_example_inputs_when_there_are_no_samples(folder: Path, tm
     assert run([*line, "--inputs", f"{folder}/one.npz"]) == 0
 
 
+PAST = """
+program @past stage=traced {
+  input %past : f32[2]
+  input %x : f32[2]
+  %total = aten.add.Tensor %past, %x : f32[2]
+  %y = aten.neg %total : f32[2]
+  return %y, %total
+}
+"""
+
+
+def test_compile_makes_inputs_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "past.qir").write_text(PAST)
+    line = ["compile", f"{tmp_path}/past.qir", "--recipe", f"{tmp_path}/plain.yaml", "--progress", "none"]
+    (tmp_path / "plain.yaml").write_text("name: plain\npasses: [apply_plan]\n")
+    assert run([*line, "-o", str(tmp_path / "a"), "--states", "past=1"]) == 0
+    made = qcompiler.load(tmp_path / "a")
+    assert [made(torch.ones(2))[0].tolist() for _ in range(2)] == [[-1, -1], [-2, -2]]  # pyright: ignore[reportIndexIssue]
+    for pairs in (["--states", "past"], ["--states", "past=1", "--states", "past=0"]):
+        assert run([*line, "-o", str(tmp_path / "b"), *pairs]) == 1
+        assert "--states past.0.key=present.0.key" in capsys.readouterr().err
+
+
 def test_compile_over_budget_leaves_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["compile", f"{folder}/net.onnx", "--recipe", "w8a16", "--budget", "size=100x", "-o", str(tmp_path / "a")]
     assert run(line) == 1

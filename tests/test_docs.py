@@ -22,7 +22,10 @@ START = (
     "compile benchmarks/zoo/models.py:digits_cnn --calibration benchmarks/zoo/digits_calibration.npz "
     "--dump-dir run -o digits_int8"
 )
-TOOLS = {"generated-c": ("gcc", "cmake", "aarch64-linux-gnu-gcc", "qemu-aarch64-static")}
+TOOLS = {
+    "generated-c": ("gcc", "cmake", "aarch64-linux-gnu-gcc", "qemu-aarch64-static"),
+    "generated-cuda": ("g++", "nvcc"),
+}
 """Programs that the blocks of a page call; without them it cannot be followed."""
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import qcompiler
 from qcompiler.artifact import Artifact
-from qcompiler.data import Inputs, calibration_batches
+from qcompiler.data import Inputs, calibration_batches, example_from, first_call
 from qcompiler.errors import InputError, ParseError, UnsupportedError
 from qcompiler.ir.interp import evaluate
 from qcompiler.ir.pairing import paired
@@ -165,6 +167,34 @@ def test_artefacts_share_no_states(tmp_path: Path) -> None:
     assert torch.equal(qcompiler.load(tmp_path / "saved")(x), first)  # pyright: ignore[reportArgumentType]
 
 
+class Keeps(nn.Module):
+    """Gives what it was called with before, and the sum of all."""
+
+    last: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(3))
+        self.register_buffer("total", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.last.clone()
+        self.last.copy_(x)
+        self.total += x
+        return before, self.total
+
+
+def test_what_a_caller_writes_to_its_tensors_changes_no_state() -> None:
+    made = qcompiler.compile(Keeps().eval(), inputs=(torch.ones(3),), recipe=PLAIN)
+    for call in (made, made.simulate):
+        x = torch.ones(3)
+        _, total = call(x)  # pyright: ignore[reportGeneralTypeIssues]
+        x.fill_(5)
+        total.zero_()
+        assert [value.tolist() for value in call(x)] == [[1, 1, 1], [6, 6, 6]]  # pyright: ignore[reportGeneralTypeIssues]
+
+
 def test_a_model_without_states_has_nothing_to_reset() -> None:
     artifact = qcompiler.compile(nn.Linear(4, 4).eval(), inputs=(torch.ones(2, 4),), recipe=PLAIN)
     with pytest.raises(InputError, match="nothing to reset"):
@@ -250,3 +280,57 @@ program @pairs stage=traced {
 }""")
     with pytest.raises(InputError, match=message):
         paired(program, pairs)
+
+
+class Result(NamedTuple):
+    y: Tensor
+    total: Tensor
+
+
+def test_a_class_that_wants_all_its_fields_becomes_a_dict() -> None:
+    class Model(nn.Module):
+        def forward(self, past: Tensor, x: Tensor) -> Result:
+            return Result(past * 2, past + x)
+
+    inputs = (torch.zeros(2), torch.ones(2))
+    made = qcompiler.compile(Model(), inputs=inputs, recipe=PLAIN, dynamic="none", states={"past": "total"})
+    assert [made(torch.ones(2))["y"].tolist() for _ in range(2)] == [[0, 0], [2, 2]]  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_result_without_a_name_is_called_by_its_number() -> None:
+    program = qcompiler.trace(Sum(), (torch.zeros(2), torch.ones(2)), dynamic="none")
+    assert list(paired(program, {"past": 1}).states) == ["past"]
+
+
+class Sum(nn.Module):
+    """Adds what it is given to what it was given before."""
+
+    def forward(self, past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2, past + x
+
+
+def test_a_sample_that_holds_states_is_no_pair_with_labels() -> None:
+    program = paired(qcompiler.trace(Sum(), (torch.zeros(2), torch.ones(2)), dynamic="none"), {"past": "1"})
+    with pytest.raises(InputError, match="args must be a tuple of 1"):
+        calibration_batches(program, [(torch.zeros(2), torch.ones(2))])
+    (batch,) = calibration_batches(program, [(torch.ones(2), torch.tensor([1, 0]))])
+    assert batch[0].tolist() == [1, 1]
+
+
+def test_samples_may_begin_with_none() -> None:
+    calls = [None, (torch.ones(2, 12),)]
+    assert first_call(example_from(calls, Sums())[0]) == calls[1]
+    with pytest.raises(InputError, match="is empty"):
+        calibration_batches(counter(), [None])
+
+
+def test_a_checkpoint_says_what_the_first_call_starts_from(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = Sums().eval()
+    stored = {"linear.weight": torch.ones(12, 12), "linear.bias": torch.ones(12)}
+    save_file(stored, tmp_path / "without.safetensors")
+    with pytest.raises(InputError, match="the state 'total' has no value to start from"):
+        qcompiler.trace(model, (torch.ones(2, 12),), weights=tmp_path / "without.safetensors")
+    save_file({**stored, "total": torch.full((12,), 3.0)}, tmp_path / "with.safetensors")
+    program = qcompiler.trace(model, (torch.ones(2, 12),), weights=tmp_path / "with.safetensors")
+    assert first_values(program)[0].tolist() == [3] * 12

@@ -10,7 +10,7 @@ from qcompiler.backends.c.module import Module, Port
 from qcompiler.backends.c.names import Names, identifier
 from qcompiler.backends.c.settings import Settings
 from qcompiler.backends.c.sizes import with_free
-from qcompiler.backends.c.states import bind_states, kept_memory, kept_states, write_states
+from qcompiler.backends.c.states import bind_states, check_states, kept_memory, kept_states, write_states
 from qcompiler.backends.c.value import BYTES, Buffer, Value, row_major
 from qcompiler.backends.lowering.call import Call
 from qcompiler.errors import UnsupportedError
@@ -64,8 +64,10 @@ def check_writable(program: Program) -> None:
     """Finds out before any other work whether a program can be written.
 
     Raises:
-        UnsupportedError: naming every operator that generated C lacks, with its first node and the source module.
+        UnsupportedError: naming every operator that generated C lacks, with its first node and the source module, or a
+            state whose elements it lacks.
     """
+    check_states(program)
     unknown: dict[str, Node] = {}
     for node in program.nodes:
         op = program.op(node)

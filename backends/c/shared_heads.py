@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.ir.program import Node, Program
+from qcompiler.ir.types import Dim
 
 _ATTENTION = "aten.scaled_dot_product_attention"
 _RANK, _COPIES = 4, 2
@@ -20,9 +21,15 @@ def share_heads(program: Program) -> None:
         keys, values = _once(program, key), _once(program, value)
         if keys is None or values is None or program.shape(keys)[1] != program.shape(values)[1]:
             continue
+        if not isinstance(query, Node) or not isinstance(key, Node) or _lead(program, query) != _lead(program, key):
+            continue
         kwargs = {**node.kwargs, "enable_gqa": True}
         program.set_args(node, (query, keys, values, *rest), kwargs)
     program.erase_dead()
+
+
+def _lead(program: Program, heads: Node) -> tuple[Dim, ...]:
+    return program.shape(heads)[:-2]
 
 
 def _once(program: Program, repeated: object) -> Node | None:
@@ -32,11 +39,13 @@ def _once(program: Program, repeated: object) -> Node | None:
     source = _source(program, spread, "aten.unsqueeze")
     if source is None or wide is None or spread is None or not isinstance(repeated, Node):
         return None
-    batch, groups, *inner = shape = program.shape(source) if program.tensor_type(source).rank == _RANK else (0, 0)
+    if program.tensor_type(source).rank != _RANK or program.tensor_type(wide).rank != _RANK + 1:
+        return None
+    batch, groups, *inner = program.shape(source)
     copies = program.shape(wide)[_COPIES]
     lined_up = program.shape(spread) == (batch, groups, 1, *inner)
     spread_out = program.shape(wide) == (batch, groups, copies, *inner)
-    merged = len(shape) == _RANK and program.shape(repeated) == (batch, groups * copies, *inner)
+    merged = program.shape(repeated) == (batch, groups * copies, *inner)
     return source if lined_up and spread_out and merged else None
 
 

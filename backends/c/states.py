@@ -16,20 +16,24 @@ from qcompiler.backends.c.names import Names, comment
 from qcompiler.backends.c.value import BYTES, Buffer, Value
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.nodes import all_nodes
-from qcompiler.ir.program import Node
+from qcompiler.ir.program import Node, Program
 from qcompiler.ir.states import first_value, state_nodes, updates
 
 
-def bind_states(generator: Generator) -> None:
-    """Gives every state its memory.
+def check_states(program: Program) -> None:
+    """Raises UnsupportedError for a state whose elements generated C lacks."""
+    for node in state_nodes(program):
+        type_ = program.tensor_type(node)
+        if type_.spec is not None or type_.dtype not in ELEMENTS:
+            elements = type_.dtype if type_.spec is None else type_.spec
+            fault = f"generated C keeps no {elements} from call to call"
+            raise UnsupportedError(fault, where=f"state %{node.name}", step="emit", mend="keep torch.float32")
 
-    Raises:
-        UnsupportedError: for a state whose elements generated C lacks.
-    """
+
+def bind_states(generator: Generator) -> None:
+    """Gives every state its memory; the program has passed `check_states`."""
     for node in state_nodes(generator.program):
         type_ = generator.program.tensor_type(node)
-        if type_.spec is not None or type_.dtype not in ELEMENTS:
-            raise UnsupportedError(f"a state of type {type_}", where=f"%{node.name}", step="emit")
         value = generator.new(generator.shape(node), ELEMENTS[type_.dtype])
         generator.kept[node] = value
         generator.bind(node, value)

@@ -29,16 +29,25 @@ def fields_of(kernel: CudaKernel) -> tuple[tuple[str, str], ...]:
     Raises:
         VerifyError: when the header does not state them so that they can be read.
     """
-    text = (RUNTIME / kernel.header).read_text()
-    match = re.search(rf"struct {kernel.arguments} \{{\n(.*?)\n\}};", text, re.DOTALL)
-    if match is None:
-        raise VerifyError(f"{kernel.header} states no struct {kernel.arguments}")
-    stated = _COMMENT.sub("", match[1])
+    stated = _COMMENT.sub("", _stated(kernel)[1])
     found = tuple((name, "*" if star else kind) for kind, star, name in _FIELD.findall(stated))
     unknown = [kind for _, kind in found if kind != "*" and kind not in _KINDS]
     if unknown or len(found) != stated.count(";"):
-        raise VerifyError(f"{kernel.header}: a field of {kernel.arguments} is no pointer and none of {list(_KINDS)}")
+        raise VerifyError(f"{kernel.stated}: a field of {kernel.arguments} is no pointer and none of {list(_KINDS)}")
     return found
+
+
+def struct_text(kernel: CudaKernel) -> str:
+    """The struct with its comments, which is C too; raises VerifyError when the header states none."""
+    return _stated(kernel)[0]
+
+
+def _stated(kernel: CudaKernel) -> re.Match[str]:
+    text = (RUNTIME / kernel.stated).read_text()
+    match = re.search(rf"struct {kernel.arguments} \{{\n(.*?)\n\}};", text, re.DOTALL)
+    if match is None:
+        raise VerifyError(f"{kernel.stated} states no struct {kernel.arguments}")
+    return match
 
 
 def pack(kernel: CudaKernel, values: Mapping[str, Value]) -> ctypes.Structure:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from qcompiler.backends.cuda.arguments import Value, grid_of, pack
-from qcompiler.backends.cuda.emulation import Emulation
+from qcompiler.backends.cuda.emulation import Emulation, emulate
 from qcompiler.backends.cuda.kernels.row import CudaKernel, Instance
 from qcompiler.errors import UnsupportedError, VerifyError
 
@@ -39,13 +39,11 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Emulated:
-    """Runs kernels on this processor, each to its end."""
-
-    emulation: Emulation
+    """Runs kernels on this processor, each to its end; an instance is compiled at its first launch."""
 
     def launch(self, kernel: CudaKernel, instance: Instance, values: Mapping[str, Value]) -> None:
-        """See `Driver`."""
-        self.emulation.launch(kernel, instance, values)
+        """See `Driver`; raises UnsupportedError too, when there is no C++ compiler."""
+        _emulation(kernel, instance.name).launch(kernel, instance, values)
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,11 @@ def load_cubin(cubin: bytes, instances: Sequence[Instance], device: int = 0) -> 
     """
     library = driver_library()
     torch.cuda.synchronize(device)
+    return load_by(library, cubin, instances, device)
+
+
+def load_by(library: ctypes.CDLL, cubin: bytes, instances: Sequence[Instance], device: int) -> Loaded:
+    """As `load_cubin`, by a driver that is given, into the device's first context."""
     context = ctypes.c_void_p()
     handle = ctypes.c_int()
     _check(library, library.cuInit(0), "the driver does not start")
@@ -135,6 +138,23 @@ def missing_device() -> str:
     except UnsupportedError as error:
         return f"{error.what}; {error.mend}"
     return ""
+
+
+def current_device() -> torch.device:
+    """Torch's current CUDA device.
+
+    Raises:
+        UnsupportedError: when there is none.
+    """
+    why = missing_device()
+    if why:
+        raise UnsupportedError(why.partition("; ")[0], mend=f"{_MEND}, or ask for the emulation: device=emulation")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@cache
+def _emulation(kernel: CudaKernel, instance: str) -> Emulation:
+    return emulate([(kernel, next(one for one in kernel.instances if one.name == instance))])
 
 
 def _function(library: ctypes.CDLL, module: ctypes.c_void_p, instance: Instance) -> int:

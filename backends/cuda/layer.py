@@ -64,7 +64,13 @@ class Scratch(Strict):
     scratch: int
 
 
-Argument = int | float | Rows | Input | Output | Weight | Scratch
+class Counters(Strict):
+    """A pointer: numbers of 32 bits that are zero before and after every launch."""
+
+    counters: Literal["zeros"] = "zeros"
+
+
+Argument = int | float | Rows | Input | Output | Weight | Scratch | Counters
 """Of a kernel; those that are not given are zero or NULL."""
 
 
@@ -105,11 +111,13 @@ class Variant(Strict):
         most: rows up to which it is taken, behind those of the variant before; None for any number.
         launches: in order.
         workspace: parts of the workspace.
+        counters: how many counters its launches use.
     """
 
     most: int | None
     launches: tuple[Launch, ...]
     workspace: tuple[Part, ...] = ()
+    counters: int = 0
 
 
 class Port(Strict):
@@ -141,6 +149,7 @@ class Layer(Strict):
 
     Args:
         name: a C name, unique in the library.
+        node: of the program that it stands for.
         module: source module path.
         meaning: one line for people: what it computes with which numbers.
         inputs: in order.
@@ -150,6 +159,7 @@ class Layer(Strict):
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    node: str
     module: str
     meaning: str
     inputs: tuple[Port, ...]

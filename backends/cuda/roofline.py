@@ -1,7 +1,7 @@
 """What a kernel can reach on a device, by counting resident blocks, waves, bytes and products; nothing is measured.
 
-Formula   blocks at once = multiprocessors * resident blocks, waves = ceil(blocks / blocks at once)
-          seconds = overhead + max(bytes / bandwidth, operations / (peak * blocks / (waves * blocks at once)))
+Formula   share = blocks / (multiprocessors * ceil(blocks / multiprocessors)): the last round leaves some without work
+          seconds = overhead + max(bytes / bandwidth, operations / (peak * share))
 Source    Williams et al. 2009, "Roofline: an insightful visual performance model"; what is resident by the CUDA
           Occupancy Calculator, registers are given out by 256 to a warp
 """
@@ -85,9 +85,9 @@ def estimate(
     resident = resident_blocks(instance, usage, target)
     at_once = max(1, resident) * multiprocessors
     waves = work.blocks / at_once
-    filled = waves / -(-work.blocks // at_once)
+    share = work.blocks / (multiprocessors * -(-work.blocks // multiprocessors))
     memory = device.seconds(0, work.bits, work.size) - device.overhead
-    products = (device.seconds(work.operations, work.bits, 0) - device.overhead) / filled
+    products = (device.seconds(work.operations, work.bits, 0) - device.overhead) / share
     longest = max(memory, products)
     bound = "launch" if longest < device.overhead else "memory" if memory >= products else "products"
     return Estimate(

@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     metavar="RESOURCE[:OBJECTIVE]|...",
     help="Draw into the report what each amount of a resource buys, beside uniform plans: size, size:latency, ...",
 )
+@click.option(
+    "--states",
+    multiple=True,
+    metavar="INPUT=RESULT",
+    help="An input that the model keeps from call to call, from zero on, and the result that it gets; repeatable.",
+)
 @click.option("--strict", is_flag=True, help="Fail when a layer does not run as it was asked to.")
 @click.option(
     "--keep-float",
@@ -105,6 +111,7 @@ def compile_command(
     weights: Path | None,
     budget: str | None,
     frontier: str | None,
+    states: tuple[str, ...],
     strict: bool,
     keep_float: Literal["auto", "yes", "no"],
     progress: Mode,
@@ -127,7 +134,7 @@ def compile_command(
     limit = Budget.parse(budget) if budget else None
     if output is None and stop_after is None and dump_dir is None:
         raise click.UsageError("say where the artefact goes: -o FOLDER")
-    reading = Reading(calibration, inputs, target, plan, seed, dynamic, weights)
+    reading = Reading(calibration, inputs, target, plan, seed, dynamic, weights, states)
     with make_progress(progress) as shown:
         shown.update("read", 0, 0)
         options = Options(check, stop_after, dump_dir, dump_weights, progress=shown.update)

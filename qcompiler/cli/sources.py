@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +30,7 @@ class Reading:
     seed: int = 0
     dynamic: Literal["auto", "none"] = "auto"
     weights: Path | None = None
+    states: tuple[str, ...] = ()
 
 
 def open_model(source: str) -> object:
@@ -139,8 +140,25 @@ def make_job(
         options,
         log,
         reading.weights,
+        read_pairs(reading.states),
     )
     return job if passes is None else replace(job, passes=tuple(parse_passes(passes, catalogue())))
+
+
+def read_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Inputs that are states and the results that they get, each written `INPUT=RESULT`.
+
+    Raises:
+        InputError: for another text, and for an input that is named twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, result = text.partition("=")
+        if not name or not result or name in pairs:
+            fault = "names an input again" if name in pairs else "is no pair of an input and a result"
+            raise InputError(f"--states {text!r} {fault}", mend="write --states past.0.key=present.0.key for each")
+        pairs[name] = result
+    return pairs
 
 
 def read_inputs(path: Path | None) -> dict[str, object] | None:

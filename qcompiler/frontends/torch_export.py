@@ -189,10 +189,14 @@ class _Importer:
         for node in placeholders:
             target = str(specs[node.name].target)
             if target in self.written:
-                value = self.stored(target)
-                check_finite(_strip(target), value, self.program.name, "trace")
-                type_ = TensorType(value.dtype, tuple(value.shape))
-                self.values[node] = add_state(self.program, _strip(target), type_, plain_fill(value))
+                name, value = _strip(target), self.stored(target)
+                type_, found = TensorType(value.dtype, tuple(value.shape)), self.found(target, value)
+                value = found.materialize(type_) if isinstance(found, Fill) else value if found is None else found
+                if is_stand_in(value):
+                    mend = "make this buffer outside of torch.device('meta')"
+                    raise InputError(f"the state '{name}' has no value to start from", step="trace", mend=mend)
+                check_finite(name, value, self.program.name, "trace")
+                self.values[node] = add_state(self.program, name, type_, plain_fill(value))
 
     def add_params(self, placeholders: list[Node], specs: Specs) -> None:
         for node in placeholders:
@@ -214,7 +218,7 @@ class _Importer:
         if coded is not None:
             self.values[node] = self.add_coded(name, coded, value.dtype)
             return
-        found = self.weights.find(self.names(target), value) if self.weights is not None else None
+        found = self.found(target, value)
         hollow = is_stand_in(value)
         if self.weights is not None and found is None and (hollow or kind == InputKind.PARAMETER):
             self.missing.append(name)
@@ -223,6 +227,10 @@ class _Importer:
         type_ = TensorType(value.dtype, tuple(value.shape))
         stands = Fill("absent") if hollow else value
         self.values[node] = self.program.add_param(name, stands if found is None else found, type_)
+
+    def found(self, target: str, value: torch.Tensor) -> Fill | torch.Tensor | None:
+        """What the files of weights have in the place of a value."""
+        return self.weights.find(self.names(target), value) if self.weights is not None else None
 
     def stored(self, target: str) -> torch.Tensor:
         """What the model holds under a name."""

@@ -12,7 +12,7 @@ from qcompiler.ir.states import state_problems
 from qcompiler.ir.structure import Structure
 
 
-def paired(program: Program, pairs: Mapping[str, str]) -> Program:
+def paired(program: Program, pairs: Mapping[str, str | int]) -> Program:
     """The program with some inputs as states, which begin at zero; callers neither give nor get them any more.
 
     Args:
@@ -27,7 +27,10 @@ def paired(program: Program, pairs: Mapping[str, str]) -> Program:
         raise InputError(f"the model keeps {', '.join(program.states)} itself", mend="leave `states` out")
     made = program.copy()
     results = dict(_paths(program.signature.result))
-    given, kept = _found(made.input_names, list(pairs), "input"), _found(list(results), list(pairs.values()), "result")
+    given, kept = (
+        _found(made.input_names, list(pairs), "input"),
+        _found(list(results), [str(name) for name in pairs.values()], "result"),
+    )
     new = [results[name] for name in kept]
     inputs, outputs = made.inputs, made.outputs
     states = [inputs[made.input_names.index(name)] for name in given]

@@ -28,7 +28,8 @@ class Structure:
 
     Args:
         kind: `leaf` (a tensor), `const` (a plain Python value), `tuple`, `list`, `dict`, or `named` (a dataclass, named
-            tuple or mapping class, restored as that class when it can be imported and as a dict otherwise).
+            tuple or mapping class, restored as that class when it can be imported and takes these children, and as a
+            dict otherwise).
         children: nested structures.
         keys: names of the children for `dict` and `named`.
         index: position of the tensor among the flat leaves.
@@ -199,7 +200,10 @@ def _restore(class_name: str, mapping: dict[str, object]) -> object:
         return mapping
     if not isinstance(target, type) or not (dataclasses.is_dataclass(target) or issubclass(target, tuple | Mapping)):
         return mapping
-    return target(**mapping)
+    try:
+        return target(**mapping)
+    except TypeError:
+        return mapping
 
 
 def _is_constant(value: object) -> bool:

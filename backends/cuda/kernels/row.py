@@ -49,6 +49,7 @@ class Instance:
         shared: bytes of shared memory of a block.
         blocks: how many blocks a multiprocessor must be able to hold; the compiler keeps registers within that.
         runs: the architectures that it is made for.
+        bits: of what its products of rows, columns and depth multiply; 0 where it has none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Instance:
     shared: int = 0
     blocks: int = 1
     runs: Callable[[Architecture], bool] = _EVERYWHERE
+    bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,26 @@ class CudaKernel:
     """One kernel in all its instances; its meaning stands on top of its header.
 
     Args:
-        name: arguments are the struct `qc_<name>_args` of the header.
+        name: arguments are the struct `qc_<name>_args` of the header, unless `takes` says which.
         header: file in `runtime`.
         instances: by their own names.
+        takes: family that shares the struct `qc_<family>_args` of the header `qc_<family>.cuh`.
     """
 
     name: str
     header: str
     instances: tuple[Instance, ...]
+    takes: str = ""
 
     @property
     def arguments(self) -> str:
         """Name of the struct."""
-        return f"qc_{self.name}_args"
+        return f"qc_{self.takes or self.name}_args"
+
+    @property
+    def stated(self) -> str:
+        """The header that states the struct."""
+        return f"qc_{self.takes}.cuh" if self.takes else self.header
 
     def on(self, architecture: Architecture) -> tuple[Instance, ...]:
         """The instances that are made for an architecture."""

@@ -73,11 +73,16 @@ QC_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 QC_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 QC_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 QC_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+QC_DEVICE float square_root(float a) { return __fsqrt_rn(a); }
 QC_DEVICE float to_float(int a) { return __int2float_rn(a); }
 QC_DEVICE int round_even(float a) { return __float2int_rn(a); }
 QC_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 QC_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 QC_DEVICE float magnitude(float a) { return fabsf(a); }
+/* Within 2 units in the last place of the exact functions. */
+QC_DEVICE float exponential(float a) { return expf(a); }
+QC_DEVICE float error_function(float a) { return erff(a); }
+QC_DEVICE float hyperbolic_tangent(float a) { return tanhf(a); }
 QC_DEVICE uint32_t bits(float a) { return __float_as_uint(a); }
 QC_DEVICE float from_bits(uint32_t a) { return __uint_as_float(a); }
 QC_DEVICE int count_ones(uint32_t a) { return __popc(a); }
@@ -115,6 +120,14 @@ QC_DEVICE uint32_t half2_multiply(uint32_t a, uint32_t b) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 }
+/* Two numbers in bfloat16, from Ampere on. */
+QC_DEVICE uint32_t bfloat2_fma(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t out = 0;
+#ifdef QC_AMPERE
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+#endif
+    return out;
+}
 QC_DEVICE uint16_t to_half(float a) {
     uint16_t out;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out) : "f"(a));
@@ -137,6 +150,26 @@ QC_DEVICE uint16_t to_bfloat(float a) {
     return (uint16_t)((from + 0x7fffu + ((from >> 16) & 1)) >> 16);
 #endif
 }
+
+/* Two floats in e4m3, the first in the low byte: to nearest, ties to even, beyond 448 it stays 448; NaN is 0x7f. */
+#ifdef QC_ADA
+QC_DEVICE uint32_t to_e4m3(float first, float second) {
+    uint16_t out;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(second), "f"(first));
+    return out;
+}
+#else
+QC_DEVICE uint32_t to_e4m3_alone(float a) {
+    const uint32_t sign = __float_as_uint(a) >> 24 & 0x80, size = __float_as_uint(a) & 0x7fffffffu;
+    if (size > 0x7f800000u) return 0x7f;
+    /* Below 2^-6 the steps are those of float32 at 2^14. */
+    const uint32_t small = __float_as_uint(__fadd_rn(__uint_as_float(size), 16384.0f)) - 0x46800000u;
+    const uint32_t large = ((size + 0x7ffffu + (size >> 20 & 1)) >> 20) - (120 << 3);
+    const uint32_t code = size < 0x3c800000u ? small : large;
+    return sign | (code < 0x7e ? code : 0x7e);
+}
+QC_DEVICE uint32_t to_e4m3(float first, float second) { return to_e4m3_alone(first) | to_e4m3_alone(second) << 8; }
+#endif
 
 QC_DEVICE uint32_t shared_address(const void *at) { return (uint32_t)__cvta_generic_to_shared(at); }
 

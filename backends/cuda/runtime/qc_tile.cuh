@@ -1,15 +1,16 @@
-/* The main loop of all products of codes on matrix units: a block computes TileM x TileN sums of input[m, k] * weight[n, k].
+/* The main loop of all products of codes on matrix units: a block computes TileM x TileN sums of input[m, k] *
+ * weight[n, k].
  *
- * Operands are rows of bytes, whatever codes they hold: 32 bytes of a row of inputs are what one matrix instruction takes,
- * as 32 bytes, 64 nibbles or 256 bits. Slices of `Slice` bytes of inputs, and of the weights that belong to them, lie in
- * shared memory, `Stages` of them, all but the one in use on their way. A row of a slice has chunks of 16 bytes; chunk c
- * of row r lies at place c ^ (r * chunks / 8 % chunks), so that eight rows of one chunk, which a load of matrices reads at
- * once, lie in different banks. Registers hold the operands of two steps: one is multiplied while the next is loaded,
- * across slices too, so that the one barrier of a slice stands behind products that are still under way.
+ * Operands are rows of bytes, whatever codes they hold: 32 bytes of a row of inputs are what one matrix instruction
+ * takes, as 32 bytes, 64 nibbles or 256 bits. Slices of `Slice` bytes of inputs, and of the weights that belong to
+ * them, lie in shared memory, `Stages` of them, all but the one in use on their way. A row of a slice has chunks of
+ * 16 bytes; chunk c of row r lies at place c ^ (r * chunks / 8 % chunks), so that eight rows of one chunk, which a
+ * load of matrices reads at once, lie in different banks. Registers hold the operands of two steps: one is
+ * multiplied while the next is loaded, across slices too, so that the one barrier of a slice stands behind products
+ * that are still under way.
  *
  * A Product says what is multiplied:
  *   Total                  of sums: int or float
- *   first                  what sums begin with
  *   kWeightBytes           bytes of weights for 16 bytes of inputs: 16, or 8 or 4 where weights alone are narrower
  *   kPlanes                matrix instructions of a step
  *   left, right, multiply  operands of one plane from what was loaded, and the instruction
@@ -40,18 +41,21 @@ template <int Slice> QC_DEVICE int qc_place(int row, int chunk) {
     return row * Slice + (chunk ^ (row * chunks / 8 % chunks)) * 16;
 }
 
-/* Begins the copy of `Slice` bytes from `k` on of `Tile` rows. Rows behind the last are copies of it: nobody reads the
- * sums that come of them. */
+/* Begins the copy of `Slice` bytes from `k` on of `Tile` rows. A lane's copies lie a fixed number of rows apart, so
+ * that it needs one address; the steps between are the same in all lanes. */
 template <int Tile, int Slice, int Threads>
 QC_DEVICE void qc_fetch(unsigned char *to, const qc_rows &from, int first, int k) {
-    constexpr int chunks = Slice / 16, count = Tile * chunks;
+    constexpr int chunks = Slice / 16, at_once = Threads / chunks;
+    static_assert(Threads % chunks == 0 && at_once % 8 == 0, "places repeat after eight rows");
+    const int row = (int)qc::thread() / chunks, chunk = (int)qc::thread() % chunks, at = k + chunk * 16;
+    const int rows = at < from.size ? from.count - first - row : 0;
+    const unsigned char *source = from.at + ((int64_t)(first + row) * from.size + at);
+    unsigned char *target = to + qc_place<Slice>(row, chunk);
     QC_UNROLL
-    for (int i = 0; i < (count + Threads - 1) / Threads; ++i) {
-        const int index = (int)qc::thread() + i * Threads, row = index / chunks, at = k + index % chunks * 16;
-        if (count % Threads && index >= count) break;
-        const int taken = first + row < from.count ? first + row : from.count - 1;
-        qc::copy_async<16>(to + qc_place<Slice>(row, index % chunks), from.at + ((int64_t)taken * from.size + at),
-                           at < from.size ? 16 : 0);
+    for (int i = 0; i < (Tile + at_once - 1) / at_once; ++i) {
+        if (Tile % at_once && i * at_once + row >= Tile) break;
+        qc::copy_async<16>(target + i * at_once * Slice, source + (int64_t)i * at_once * from.size,
+                           i * at_once < rows ? 16 : 0);
     }
 }
 
@@ -125,11 +129,13 @@ template <class Tile, class Product> struct qc_loop {
         }
     }
 
-    /* Adds the products of `count` slices to `total`. Stage `stage` holds the first of them, or will when the copies that
-     * are under way land; `fetch(to, i)` begins the copies of slice i of these, of what comes after them too; `stepped`
-     * is called behind every step. Returns the stage behind the last. */
+    /* Adds the products of `count` slices to `total`. Stage `stage` holds the first of them, or will when the copies
+     * that are under way land; `fetch(to, i)` begins the copies of slice i of these, of what comes after them too;
+     * `stepped(set)` is called behind every step, while that set holds its operands. Returns the stage behind the
+     * last. */
     template <class Fetch, class Stepped>
-    QC_MEMBER int run(Total (&total)[Tile::CountM][Tile::CountN][4], int stage, int count, Fetch fetch, Stepped stepped) {
+    QC_MEMBER int run(Total (&total)[Tile::CountM][Tile::CountN][4], int stage, int count, Fetch fetch,
+                      Stepped stepped) {
         unsigned char *shared = qc::shared();
         qc::wait<Tile::Stages - 2>();
         qc::sync();
@@ -151,7 +157,7 @@ template <class Tile, class Product> struct qc_loop {
                     qc::commit();
                 }
                 multiply(step % 2, step, total);
-                stepped();
+                stepped(step % 2);
             }
             stage = next;
         }

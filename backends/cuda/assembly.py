@@ -1,0 +1,278 @@
+"""From a lowered program to the layers of a library, and to the program that calls them.
+
+A layer takes reals and finds their codes itself; codes that several layers read are found by a layer of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx.node import Argument
+
+from qcompiler.backends.cuda import weight_only
+from qcompiler.backends.cuda.branches import branch_of
+from qcompiler.backends.cuda.layer import Argument as KernelArgument
+from qcompiler.backends.cuda.layer import Element, Input, Layer, Output, Port, WeightRecord
+from qcompiler.backends.cuda.lower import WEIGHT_ONLY
+from qcompiler.backends.cuda.online import online_of
+from qcompiler.backends.cuda.product import Matrix, adds_branches, launch_product, packed
+from qcompiler.backends.cuda.reading import KINDS, Places, Reading, quantize, reading_of
+from qcompiler.backends.cuda.settings import Settings
+from qcompiler.backends.cuda.steps import Plan, Step, variants_of
+from qcompiler.errors import VerifyError
+from qcompiler.ir import ops
+from qcompiler.ir.program import Node, Program
+from qcompiler.ir.types import TensorType, TupleType
+
+STEP = "assemble"
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a library is made of.
+
+    Args:
+        program: calls a layer by each `qc.kernel`, whose name is the layer's.
+        layers: in order of their calls.
+        tensors: packed weights by `layer.name`.
+    """
+
+    program: Program
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, Tensor]
+
+
+def assemble(program: Program, settings: Settings) -> Assembly:
+    """The layers of a lowered program.
+
+    Raises:
+        VerifyError: for a call that is not as `lower` leaves it.
+    """
+    work = _Assembler(program.copy(), settings)
+    calls = [node for node in work.program.nodes if node.target is ops.kernel]
+    work.readers.update(read for node in calls if isinstance(read := _codes(node), Node))
+    for node in calls:
+        work.add(node)
+    work.program.erase_dead()
+    return Assembly(work.program, tuple(work.layers), work.tensors)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What a layer does beside its product.
+
+    Args:
+        end: the node whose value the layer yields.
+        sources: that it reads.
+        ports: for them.
+        weights: by name.
+        arguments: of its kernel.
+        meaning: for people.
+    """
+
+    end: Node
+    sources: Sequence[Node] = ()
+    ports: tuple[Port, ...] = ()
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    arguments: Mapping[str, KernelArgument] = field(default_factory=dict)
+    meaning: str = ""
+
+
+@dataclass
+class _Assembler:
+    program: Program
+    settings: Settings
+    layers: list[Layer] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    quantizers: dict[Node, list[Node]] = field(default_factory=dict)
+    readers: Counter[Node] = field(default_factory=Counter)
+
+    def add(self, node: Node) -> None:
+        """Puts the call of a layer in the place of a kernel call."""
+        if node.args[0] == WEIGHT_ONLY:
+            self.weight_only(node)
+        else:
+            self.product(node)
+
+    def weight_only(self, node: Node) -> None:
+        """A layer whose activations stay in floats."""
+        source, matrix, bias = node.args[1], self.matrix(node, node.args[2]), self.constant(node, 3)
+        if not isinstance(source, Node):
+            raise self.refusal(node, "its activations are no tensor")
+        compute, element = self.settings.compute, weight_only.element_of(self.settings.compute)
+        inputs = (Port(width=matrix.depth, element=element),)
+        beside = self.beside(node, element, 1)
+        weights = {**weight_only.packed(matrix, bias, compute), **beside.weights}
+
+        def multiply(plan: Plan) -> None:
+            weight_only.launch_weight_only(plan, matrix, weights, Output(output=0), compute, beside.arguments)
+
+        name = self.name(self.program.origin(node).module or node.name)
+        meaning = f"linear float x {matrix.spec} [{matrix.columns}, {matrix.depth}]{beside.meaning}"
+        outputs = (Port(width=matrix.columns, element=compute),)
+        layer = self.layer(name, node, meaning, (*inputs, *beside.ports), outputs, weights, multiply)
+        self.call(beside.end, layer, [source, *beside.sources])
+
+    def product(self, node: Node) -> None:
+        """A layer between codes."""
+        matrix, bias = self.matrix(node, node.args[2]), self.constant(node, 3)
+        read, source, reading = self.reading(node)
+        shared = self.readers[read] > 1
+        inputs = reading.outputs if shared else (reading.input,)
+        beside = self.beside(node, "float16" if adds_branches(matrix.spec, reading.spec) else None, len(inputs))
+        weights = {**packed(matrix, reading, bias), **beside.weights}
+
+        def multiply(plan: Plan, places: Places) -> None:
+            launch_product(plan, matrix, reading, weights, places, Output(output=0), beside.arguments)
+
+        def whole(plan: Plan) -> None:
+            places = Places.of_workspace(reading, plan)
+            quantize(plan, reading, Input(input=0), places)
+            multiply(plan, places)
+
+        def behind(plan: Plan) -> None:
+            multiply(plan, Places.of_ports(reading, Input))
+
+        name = self.name(self.program.origin(node).module or node.name)
+        sources = self.quantized(read, source, reading) if shared else [source]
+        meaning = f"linear {reading} x {matrix.spec.format.name} [{matrix.columns}, {matrix.depth}]{beside.meaning}"
+        outputs = (Port(width=matrix.columns, element=reading.compute),)
+        kept = weights if shared else weights | reading.weights
+        taken = (*inputs, *beside.ports)
+        layer = self.layer(name, node, meaning, taken, outputs, kept, behind if shared else whole)
+        self.call(beside.end, layer, [*sources, *beside.sources])
+
+    def beside(self, node: Node, element: Element | None, port: int) -> _Beside:
+        """What a layer's kernel adds to its product; `element` is that of the factors, None where it cannot."""
+        branch = branch_of(self.program, node) if element else None
+        if branch is None or element is None:
+            return _Beside(node)
+        ports, weights, arguments = (branch.port(element),), branch.weights(element), branch.arguments(port)
+        return _Beside(branch.joined, [branch.low], ports, weights, arguments, f" + rank {ports[0].width}")
+
+    def quantized(self, read: Node, source: Node, reading: Reading) -> list[Node]:
+        """Codes, scales and zero points by a layer of their own, which all their readers share."""
+        if read in self.quantizers:
+            return self.quantizers[read]
+        places = Places.of_ports(reading, Output)
+        name = self.name(f"{self.program.origin(read).module or read.name}_codes")
+        layer = self.layer(
+            name,
+            read,
+            f"codes {reading}",
+            (reading.input,),
+            reading.outputs,
+            reading.weights,
+            lambda plan: quantize(plan, reading, Input(input=0), places),
+        )
+        lead = self.program.shape(source)[:-1]
+        types = [TensorType(port.dtype, (*lead, port.width)) for port in layer.outputs]
+        builder = self.program.before(read, STEP)
+        type_ = types[0] if len(types) == 1 else TupleType(tuple(types))
+        call = builder.call("qc.kernel", layer.name, source, type_=type_)
+        found = [call] if len(types) == 1 else [item for item in builder.items(call) if item is not None]
+        self.quantizers[read] = found
+        return found
+
+    def layer(
+        self,
+        name: str,
+        node: Node,
+        meaning: str,
+        inputs: tuple[Port, ...],
+        outputs: tuple[Port, ...],
+        weights: Mapping[str, Tensor],
+        step: Step,
+    ) -> Layer:
+        """A layer with its weights, kept."""
+        made = Layer(
+            name=name,
+            node=node.name,
+            module=self.program.origin(node).module,
+            meaning=meaning,
+            inputs=inputs,
+            outputs=outputs,
+            weights={key: _record(tensor) for key, tensor in weights.items()},
+            variants={one.capability: variants_of([step], one) for one in self.settings.generations},
+        )
+        self.layers.append(made)
+        self.tensors |= {f"{name}.{key}": tensor for key, tensor in weights.items()}
+        return made
+
+    def call(self, node: Node, layer: Layer, sources: Sequence[Node]) -> None:
+        """Lets everybody who read a kernel call read the layer's."""
+        name = node.name
+        builder = self.program.before(node, STEP)
+        made = builder.call("qc.kernel", layer.name, *sources, type_=self.program.type(node))
+        self.program.replace(node, made)
+        self.program.rename(made, name)
+
+    def reading(self, node: Node) -> tuple[Node, Node, Reading]:
+        """The node that quantizes a layer's activations, what it reads, and how."""
+        read = _codes(node)
+        if not isinstance(read, Node) or read.target is not ops.quantize:
+            raise self.refusal(node, "its activations are not quantized in front of it")
+        bound, spec = self.program.bind(read), self.program.tensor_type(read).spec
+        source, scale = bound["x"], self.program.constant(bound["scale"])
+        if not isinstance(source, Node) or spec is None or (scale is None) != spec.dynamic:
+            raise self.refusal(node, "its activations have no constant scale")
+        width = self.program.shape(source)[-1]
+        if not isinstance(width, int):
+            raise self.refusal(node, "the width of its input is not known")
+        zero = self.program.constant(bound["zero_point"])
+        compute = self.settings.compute
+        source, online = online_of(self.program, source, KINDS[compute])
+        return read, source, reading_of(spec, width, compute, scale, zero, online)
+
+    def matrix(self, node: Node, parts: Argument) -> Matrix:
+        """A quantized weight."""
+        nodes = list(parts) if isinstance(parts, list | tuple) else []
+        values = [self.program.constant(part) for part in nodes]
+        spec = self.program.tensor_type(nodes[0]).spec if nodes and isinstance(nodes[0], Node) else None
+        if len(values) != 3 or values[0] is None or values[1] is None or spec is None:
+            raise self.refusal(node, "its weight is not constant")
+        return Matrix(values[0].detach(), values[1].detach().float(), values[2], spec)
+
+    def constant(self, node: Node, index: int) -> Tensor | None:
+        """A parameter among the arguments, such as a bias; None where there is none."""
+        value = node.args[index] if len(node.args) > index else None
+        found = self.program.constant(value)
+        if value is not None and found is None:
+            raise self.refusal(node, "its bias is not constant")
+        return None if found is None else found.detach()
+
+    def name(self, wanted: str) -> str:
+        """A name for a layer that no other has."""
+        base = re.sub(r"[^A-Za-z0-9]+", "_", wanted).strip("_")
+        base = base if base[:1].isalpha() else f"layer_{base}"
+        taken = {layer.name for layer in self.layers}
+        name, count = base, 1
+        while name in taken:
+            name, count = f"{base}_{count}", count + 1
+        return name
+
+    def refusal(self, node: Node, why: str) -> VerifyError:
+        return VerifyError(f"%{node.name} cannot become a layer of a library: {why}", step=STEP)
+
+
+def _codes(node: Node) -> Argument:
+    """The codes that a kernel call reads; None where it reads reals."""
+    parts = node.args[1]
+    return parts[0] if isinstance(parts, list | tuple) else None
+
+
+def _record(tensor: Tensor) -> WeightRecord:
+    names: dict[torch.dtype, Element] = {
+        torch.float32: "float32",
+        torch.float16: "float16",
+        torch.bfloat16: "bfloat16",
+        torch.int8: "int8",
+        torch.uint8: "uint8",
+        torch.int32: "int32",
+    }
+    return WeightRecord(element=names[tensor.dtype], shape=tuple(tensor.shape))
