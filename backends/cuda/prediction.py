@@ -110,7 +110,7 @@ class Roof:
     def __str__(self) -> str:
         rows = dict.fromkeys(one.rows for one in self.layers)
         times = {count: sum(one.seconds for one in self.layers if one.rows == count) for count in rows}
-        said = ", ".join(f"{count} row{'s' if count > 1 else ''} {seconds * _MICROSECONDS:.0f} us" for count, seconds in times.items())
+        said = ", ".join(f"{_rows(count)} {seconds * _MICROSECONDS:.0f} us" for count, seconds in times.items())
         return f"{self.architecture} at best, all layers, modelled: {said} ({self.source})"
 
 
@@ -165,6 +165,10 @@ def _layer(
         found.append((launch.instance, estimate(instance, usage, target, work, device, multiprocessors)))
     size, operations = sum(work.size for work in works), sum(work.operations for work in works)
     return Prediction(layer.name, rows, size, operations, tuple(found))
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _number(value: Argument, rows: int) -> int:
