@@ -325,8 +325,7 @@ def test_samples_may_begin_with_none() -> None:
 
 
 def test_a_checkpoint_says_what_the_first_call_starts_from(tmp_path: Path) -> None:
-    with torch.device("meta"):
-        model = Sums().eval()
+    model = Sums().eval().to("meta")
     stored = {"linear.weight": torch.ones(12, 12), "linear.bias": torch.ones(12)}
     save_file(stored, tmp_path / "without.safetensors")
     with pytest.raises(InputError, match="the state 'total' has no value to start from"):

@@ -5,6 +5,7 @@ A layer takes reals and finds their codes itself; codes that several layers read
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from qcompiler.backends.cuda.product import Matrix, adds_branches, launch_produc
 from qcompiler.backends.cuda.reading import KINDS, Places, Reading, quantize, reading_of
 from qcompiler.backends.cuda.settings import Settings
 from qcompiler.backends.cuda.steps import Plan, Step, variants_of
+from qcompiler.backends.cuda.vectors import CODEBOOK, packed_vectors, vectors_at
 from qcompiler.errors import VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
@@ -94,29 +96,41 @@ class _Assembler:
 
     def add(self, node: Node) -> None:
         """Puts the call of a layer in the place of a kernel call."""
-        if node.args[0] == WEIGHT_ONLY:
+        if node.args[0] in (WEIGHT_ONLY, CODEBOOK):
             self.weight_only(node)
         else:
             self.product(node)
 
     def weight_only(self, node: Node) -> None:
         """A layer whose activations stay in floats."""
-        source, matrix, bias = node.args[1], self.matrix(node, node.args[2]), self.constant(node, 3)
+        source = node.args[1]
         if not isinstance(source, Node):
             raise self.refusal(node, "its activations are no tensor")
         compute, element = self.settings.compute, weight_only.element_of(self.settings.compute)
-        inputs = (Port(width=matrix.depth, element=element),)
+        kind, weight = self.coded(node) if node.args[0] == CODEBOOK else self.scaled(node)
+        inputs = (Port(width=weight.depth, element=element),)
         beside = self.beside(node, element, 1)
-        weights = {**weight_only.packed(matrix, bias, compute), **beside.weights}
+        weights = {**weight.tensors, **beside.weights}
 
         def multiply(plan: Plan) -> None:
-            weight_only.launch_weight_only(plan, matrix, weights, Output(output=0), compute, beside.arguments)
+            weight_only.launch_weight_only(plan, weight, Output(output=0), compute, beside.arguments)
 
         name = self.name(self.program.origin(node).module or node.name)
-        meaning = f"linear float x {matrix.spec} [{matrix.columns}, {matrix.depth}]{beside.meaning}"
-        outputs = (Port(width=matrix.columns, element=compute),)
+        meaning = f"linear float x {kind} [{weight.columns}, {weight.depth}]{beside.meaning}"
+        outputs = (Port(width=weight.columns, element=compute),)
         layer = self.layer(name, node, meaning, (*inputs, *beside.ports), outputs, weights, multiply)
         self.call(beside.end, layer, [source, *beside.sources])
+
+    def scaled(self, node: Node) -> tuple[str, weight_only.Packed]:
+        """A weight of codes with scales, and what it is for people."""
+        matrix = self.matrix(node, node.args[2])
+        return str(matrix.spec), weight_only.packed(matrix, self.constant(node, 3), self.settings.compute)
+
+    def coded(self, node: Node) -> tuple[str, weight_only.Packed]:
+        """The same for a weight of codes of vectors."""
+        found = vectors_at(self.program, node)
+        weight = packed_vectors(found, self.constant(node, 5), self.settings.compute)
+        return f"{len(found.tables[0])} vectors of {found.length}", weight
 
     def product(self, node: Node) -> None:
         """A layer between codes."""
@@ -232,11 +246,13 @@ class _Assembler:
     def matrix(self, node: Node, parts: Argument) -> Matrix:
         """A quantized weight."""
         nodes = list(parts) if isinstance(parts, list | tuple) else []
-        values = [self.program.constant(part) for part in nodes]
+        levels = list(nodes[1]) if len(nodes) == 3 and isinstance(nodes[1], list | tuple) else nodes[1:2]
+        codes, zero, *scales = (self.program.constant(part) for part in (*nodes[:1], *nodes[2:], *levels))
         spec = self.program.tensor_type(nodes[0]).spec if nodes and isinstance(nodes[0], Node) else None
-        if len(values) != 3 or values[0] is None or values[1] is None or spec is None:
+        known = [scale.detach().float() for scale in scales if scale is not None]
+        if codes is None or spec is None or not known or len(known) != len(levels):
             raise self.refusal(node, "its weight is not constant")
-        return Matrix(values[0].detach(), values[1].detach().float(), values[2], spec)
+        return Matrix(codes.detach(), known[0], zero, spec, math.prod(float(outer) for outer in known[1:]))
 
     def constant(self, node: Node, index: int) -> Tensor | None:
         """A parameter among the arguments, such as a bias; None where there is none."""

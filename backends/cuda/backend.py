@@ -18,6 +18,7 @@ from qcompiler.backends.cuda.module import module_of
 from qcompiler.backends.cuda.prediction import read_roofs, write_roofs
 from qcompiler.backends.cuda.settings import settings_of
 from qcompiler.backends.reference import MEANINGS
+from qcompiler.backends.reference.codebook import CODEBOOK_MEANINGS
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.plan import Assignment
@@ -100,7 +101,7 @@ class CudaBackend:
 
     def meanings(self) -> Mapping[str, Callable[..., object]]:
         """What each kernel computes."""
-        return MEANINGS
+        return {**MEANINGS, **CODEBOOK_MEANINGS}
 
     def runner(self, folder: Path) -> Runner:
         """Runs the model: on the current device of torch, or in emulation on this processor."""

@@ -6,8 +6,10 @@ from torch.fx.node import Argument
 
 from qcompiler.backends.cuda.product import way_of
 from qcompiler.backends.cuda.reading import readable
+from qcompiler.backends.cuda.vectors import takes
 from qcompiler.backends.cuda.weight_only import decodes
 from qcompiler.backends.lowering.calls import Style, lower_calls
+from qcompiler.backends.lowering.codebooks import take_codebooks
 from qcompiler.ir.program import Program
 from qcompiler.ir.verify import verify
 from qcompiler.plan import Assignment
@@ -24,7 +26,8 @@ def lower(program: Program, target: Target) -> Program:
     Raises:
         VerifyError: where the graph around an assigned operator is not what its kernel needs.
     """
-    lowered = lower_calls(program, target.kernels, Style(frozenset(), _leaves, _attributes))
+    lowered = lower_calls(program, target.kernels, Style(frozenset(), _leaves, _attributes, frozenset({WEIGHT_ONLY})))
+    take_codebooks(lowered, lambda node, found: takes(lowered, node, found))
     lowered.erase_dead()
     verify(lowered)
     return lowered

@@ -4,7 +4,7 @@ between them is ATen in the library's floats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,8 +20,10 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
+from qcompiler.spec import QuantSpec
 
 _WIDE = torch.float32
+_OF_NUMBERS = (ops.quantize, ops.dequantize, ops.choose_qparams)
 
 
 def module_of(program: Program, folder: Path) -> torch.fx.GraphModule:
@@ -52,6 +54,18 @@ def module_of(program: Program, folder: Path) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(builder.holder, builder.graph, class_name="OnDevice")
 
 
+class _Numbers(torch.nn.Module):
+    """An operator of numbers that no layer took, such as a dequantizer in front of an operator without a kernel."""
+
+    def __init__(self, operator: Callable[..., object], names: tuple[str, ...], spec: QuantSpec) -> None:
+        super().__init__()
+        self.operator, self.names, self.spec = operator, names, spec
+
+    def forward(self, *arguments: object) -> object:
+        """What the operator yields; arguments are those of the names."""
+        return self.operator(**dict(zip(self.names, arguments, strict=True)), spec=self.spec)
+
+
 class _Builder:
     """The graph while it is built."""
 
@@ -78,11 +92,37 @@ class _Builder:
                 self.made[node] = self._cast(made) if self._is_wide(node) else made
             case "get_attr":
                 value = self.program.param(node).detach()
-                self.made[node] = self._kept(f"param_{len(self.made)}", self._narrow(value))
+                exact = all(self._spec(user) is not None for user in node.users)
+                self.made[node] = self._kept(f"param_{len(self.made)}", value if exact else self._narrow(value))
             case "output":
-                self.graph.output([self._result(result) for result in self.program.outputs])
+                self.graph.output([self._widened(result) for result in self.program.outputs])
             case _:
-                self.made[node] = self._layer(node) if node.target is ops.kernel else self._call(node)
+                self.made[node] = self._called(node)
+
+    def _called(self, node: Node) -> Node:
+        if node.target is ops.kernel:
+            return self._layer(node)
+        spec = self._spec(node)
+        return self._call(node) if spec is None else self._numbers(node, spec)
+
+    def _spec(self, node: Node) -> QuantSpec | None:
+        found = self.program.bind(node).get("spec") if node.target in _OF_NUMBERS else None
+        return found if isinstance(found, QuantSpec) else None
+
+    def _numbers(self, node: Node, spec: QuantSpec) -> Node:
+        """A call whose spec is a module's, because code that fx writes can name none.
+
+        Scales and codes are float32 there: half precision holds neither small scales nor many codes.
+        """
+        bound = {key: value for key, value in self.program.bind(node).items() if key != "spec"}
+        name = f"numbers_{len(self.made)}"
+        self.holder.add_module(name, _Numbers(ops.op_target(self.program.op(node)), tuple(bound), spec))
+        given = map_arg(tuple(bound.values()), self._widened)
+        found = self.graph.call_module(name, given)  # pyright: ignore[reportArgumentType]
+        return self._cast(found) if node.target is ops.dequantize else found
+
+    def _widened(self, source: Node) -> Node:
+        return self._cast(self.made[source], _WIDE) if self._is_wide(source) else self.made[source]
 
     def _layer(self, node: Node) -> Node:
         layer = self.layers[str(node.args[0])]
@@ -126,9 +166,6 @@ class _Builder:
             limit = torch.finfo(self.compute).max
             return min(max(value, -limit), limit)
         return value
-
-    def _result(self, node: Node) -> Node:
-        return self._cast(self.made[node], _WIDE) if self._is_wide(node) else self.made[node]
 
     def _cast(self, node: Node, dtype: torch.dtype | None = None) -> Node:
         to = dtype or self.compute

@@ -36,12 +36,14 @@ class Matrix:
         scale: float32 of one element, or [N, blocks].
         zero_point: like the scale; None when symmetric.
         spec: of the codes.
+        outer: a scale that all weights have besides.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor | None
     spec: QuantSpec
+    outer: float = 1.0
 
     @property
     def columns(self) -> int:

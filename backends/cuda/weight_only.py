@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,8 +26,30 @@ from qcompiler.formats import FP4_E2M1, FP8_E4M3, Codebook, Format, Integer
 from qcompiler.spec import QuantSpec
 
 _BITS = (2, 3, 4, 8)
-_LEAST_GROUP = 16
+LEAST_GROUP = 16
+"""Inputs that share a scale, at least."""
 _TABLE = 16
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight in the order of its kernel.
+
+    Args:
+        code: the end of the kernel's name.
+        columns: outputs.
+        depth: inputs.
+        group: inputs that share a scale.
+        tensor_scale: of all weights.
+        tensors: what the kernel reads besides activations, by the names of `launch_weight_only`.
+    """
+
+    code: str
+    columns: int
+    depth: int
+    group: int
+    tensor_scale: float
+    tensors: Mapping[str, Tensor]
 
 
 def kind_of(compute: Compute) -> Kind:
@@ -40,22 +63,26 @@ def element_of(compute: Compute) -> Element:
 
 
 def decodes(spec: QuantSpec) -> bool:
-    """Whether there is a kernel for weights of a spec: a scale for a group of inputs, for an output, or for all."""
-    if spec.rank != 2 or spec.parts is not None or len(spec.levels) != 1 or not _coding(spec.format):
+    """Whether there is a kernel for weights of a spec: a scale for a group of inputs, for an output, or for all.
+
+    Scales may have one scale, that of the tensor.
+    """
+    outer = [level.block for level in spec.levels[1:]]
+    if spec.rank != 2 or spec.parts is not None or outer not in ([], [(-1, -1)]) or not _coding(spec.format):
         return False
     rows, group = spec.block
     whole = group == -1 and rows in (1, -1)
-    return whole or (rows == 1 and group >= _LEAST_GROUP and group & (group - 1) == 0)
+    return whole or (rows == 1 and group >= LEAST_GROUP and group & (group - 1) == 0)
 
 
-def packed(matrix: Matrix, bias: Tensor | None, compute: Compute) -> dict[str, Tensor]:
-    """What the product reads besides activations, by the names of `launch_weight_only`."""
+def packed(matrix: Matrix, bias: Tensor | None, compute: Compute) -> Packed:
+    """What the product reads besides activations."""
     kind, number, group = kind_of(compute), matrix.spec.format, _group(matrix)
     name = _coding(number)
     scale = matrix.scale.reshape(-1, matrix.scale.shape[-1]) if matrix.scale.dim() else matrix.scale.reshape(1, 1)
     found = {
         "codes": torch.from_numpy(pack_codes(_codes(matrix), name).view(np.int32)),
-        "scale": _packed_scales(scale, matrix, kind, group),
+        "scale": packed_scales(scale.expand(matrix.columns, -1), name, kind, matrix.depth, group),
     }
     if isinstance(number, Integer) and not (number.signed and matrix.spec.symmetric):
         half = 1 << (number.bits - 1) if number.signed else 0
@@ -63,16 +90,16 @@ def packed(matrix: Matrix, bias: Tensor | None, compute: Compute) -> dict[str, T
         pairs = pack_zeros((zero + half).expand(matrix.columns, -1).numpy(), matrix.depth, group)
         found["zero"] = torch.from_numpy(pairs.view(np.int32))
     if name == "table16":
-        found["table"] = number.decode(torch.arange(_TABLE)).to(_dtype(kind))
+        found["table"] = number.decode(torch.arange(_TABLE)).to(dtype_of(kind))
     if bias is not None:
         found["bias"] = bias.reshape(-1).float()
-    return found
+    outer = tensor_scale(matrix.scale.numpy(), matrix.outer)
+    return Packed(name, matrix.columns, matrix.depth, group, outer, found)
 
 
 def launch_weight_only(
     plan: Plan,
-    matrix: Matrix,
-    weights: Mapping[str, Tensor],
+    weight: Packed,
     out: Argument,
     compute: Compute,
     beside: Mapping[str, Argument],
@@ -81,31 +108,28 @@ def launch_weight_only(
 
     Args:
         plan: gets the launch.
-        matrix: the weight.
-        weights: as `packed` made them.
+        weight: as `packed` made it.
         out: the result; the activations are the layer's first input.
         compute: its floats.
         beside: further arguments.
     """
-    group = _group(matrix)
-    name = _coding(matrix.spec.format)
-    kind = kind_of(compute)
-    choice = choose_wn(name, kind, plan.rows, matrix.columns, matrix.depth, group, plan.architecture)
+    columns, depth, group = weight.columns, weight.depth, weight.group
+    choice = choose_wn(weight.code, kind_of(compute), plan.rows, columns, depth, group, plan.architecture)
     arguments: dict[str, Argument] = {
         "input": Input(input=0),
         "weight": Weight(weight="codes"),
         "out": out,
-        "tensor_scale": tensor_scale(matrix.scale.float().numpy()),
+        "tensor_scale": weight.tensor_scale,
         "rows": Rows(rows=1),
-        "columns": matrix.columns,
-        "depth": matrix.depth,
-        "groups": group_count(matrix.depth, group),
-        "group_shift": group_shift(matrix.depth, group),
+        "columns": columns,
+        "depth": depth,
+        "groups": group_count(depth, group),
+        "group_shift": group_shift(depth, group),
         "out_float": int(compute == "float32"),
         **split_arguments(plan, choice),
         **beside,
     }
-    arguments |= {key: Weight(weight=key) for key in ("scale", "zero", "table", "bias") if key in weights}
+    arguments |= {key: Weight(weight=key) for key in ("scale", "zero", "table", "bias") if key in weight.tensors}
     plan.launches.append(Launch(kernel=choice.kernel, instance=choice.instance, arguments=arguments))
 
 
@@ -135,11 +159,12 @@ def _group(matrix: Matrix) -> int:
     return matrix.depth if extent == -1 else extent
 
 
-def _packed_scales(values: Tensor, matrix: Matrix, kind: Kind, group: int) -> Tensor:
-    whole = values.expand(matrix.columns, -1).float().contiguous().numpy()
-    bits = pack_scales(whole, _coding(matrix.spec.format), kind, matrix.depth, group)
-    return torch.from_numpy(bits.view(np.int16)).view(_dtype(kind))
+def packed_scales(values: Tensor, name: str, kind: Kind, depth: int, group: int) -> Tensor:
+    """Scales [N, G] as kernel `gemm_<name>` reads them, see `pack_scales`."""
+    bits = pack_scales(values.float().contiguous().numpy(), name, kind, depth, group)
+    return torch.from_numpy(bits.view(np.int16)).view(dtype_of(kind))
 
 
-def _dtype(kind: Kind) -> torch.dtype:
+def dtype_of(kind: Kind) -> torch.dtype:
+    """Of tensors that kernels read."""
     return torch.bfloat16 if kind == "bf16" else torch.float16

@@ -36,11 +36,13 @@ class Style:
         integer_bias: names of kernels that add biases as int32 codes; others add them in float.
         leaves: whether an assigned operator stays as it is, with its dequantized operands.
         attributes: further keywords of the call, such as the weight's spec.
+        nested: names of kernels that take scales of scales, in the place of a scale a list of them, innermost first.
     """
 
     integer_bias: frozenset[str]
     leaves: Callable[[Assignment], bool]
     attributes: Callable[[Assignment], Mapping[str, Argument]]
+    nested: frozenset[str] = frozenset()
 
 
 def lower_calls(program: Program, kernels: Sequence[Kernel], style: Style) -> Program:
@@ -108,9 +110,10 @@ class _Lowering:
         codes, scale, zero_point, spec = bound["codes"], bound["scale"], bound["zero_point"], bound["spec"]
         if not isinstance(spec, QuantSpec) or spec.format != asked.format:
             self.refuse(node, f"its argument '{name}' holds {spec}, the kernel was chosen for {asked}")
-        if not isinstance(codes, Node) or not isinstance(scale, Node):
+        levels = list(scale) if isinstance(scale, list | tuple) else []
+        if levels and node.meta["assignment"].kernel not in self.style.nested:
             self.refuse(node, f"its argument '{name}' has scales of scales")
-        return [codes, scale, zero_point if isinstance(zero_point, Node) else None]
+        return [codes, levels or scale, zero_point if isinstance(zero_point, Node) else None]
 
     def quantizer(self, node: Node, value: Node) -> Node:
         """The one reader of the result, which must quantize it."""

@@ -11,13 +11,16 @@ rounded once, from which the runtime's differ by at most `roundings` float32 rou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from qcompiler.backends.reference.arithmetic import Parts
 from qcompiler.errors import VerifyError
 from qcompiler.spec import QuantSpec, block_reduce, dequantize, expand_blocks
 
+Levels = Sequence[Tensor | Sequence[Tensor] | None]
+"""Codes, scale, zero point or None; scales of scales in the place of the scale, innermost first."""
 _INT8 = 127.0
 _NARROW, _NARROW_BLOCKS = 2, (32, 64, 128)
 """Codes of two bits have integer kernels for these blocks only; with others the runtime stays in float."""
@@ -26,7 +29,7 @@ _LANES = 8
 
 
 def linear(
-    input: Tensor, weight: Parts, bias: Tensor | None = None, *, op: str, spec: QuantSpec, block: int = 0
+    input: Tensor, weight: Levels, bias: Tensor | None = None, *, op: str, spec: QuantSpec, block: int = 0
 ) -> Tensor:
     """A linear layer; `block` inputs share a run-time scale, 0 leaves them in float.
 
@@ -66,7 +69,7 @@ def blocked(x: Tensor, block: int) -> Tensor:
     return codes.double() * expand_blocks(largest / _INT8, extent, x.shape).double()
 
 
-def embedding(weight: Parts, indices: Tensor, *options: object, op: str, spec: QuantSpec) -> Tensor:
+def embedding(weight: Levels, indices: Tensor, *options: object, op: str, spec: QuantSpec) -> Tensor:
     """Rows of a quantized table: only those asked for are dequantized.
 
     Shapes: weight [V, K], indices [...] -> [..., K] float32.
@@ -74,9 +77,11 @@ def embedding(weight: Parts, indices: Tensor, *options: object, op: str, spec: Q
     return torch.nn.functional.embedding(indices, reals(weight, spec))
 
 
-def reals(weight: Parts, spec: QuantSpec) -> Tensor:
+def reals(weight: Levels, spec: QuantSpec) -> Tensor:
     """The dequantized weight in float32; raises VerifyError when codes or scale are missing."""
     codes, scale, zero_point = weight
-    if codes is None or scale is None:
+    if not isinstance(codes, Tensor) or scale is None:
         raise VerifyError("a quantized weight of a kernel needs codes and a scale")
-    return dequantize(codes.float(), scale.float(), None if zero_point is None else zero_point.float(), spec)
+    scales = scale.float() if isinstance(scale, Tensor) else tuple(level.float() for level in scale)
+    zero = zero_point.float() if isinstance(zero_point, Tensor) else None
+    return dequantize(codes.float(), scales, zero, spec)

@@ -231,8 +231,8 @@ def _eager_failure(flat: _Flat, leaves: Sequence[torch.Tensor]) -> Exception | N
     A model without weights is called with shapes alone.
     """
     hollow = any(is_stand_in(tensor) for tensor in (*flat.parameters(), *flat.buffers()))
-    # The call may write to buffers, and the model must be left as it came.
-    own = {name: buffer.clone() for name, buffer in flat.named_buffers()}
+    # The call may write to buffers, and the model must be left as it came; without values there is nothing to write.
+    own = {} if hollow else {name: buffer.clone() for name, buffer in flat.named_buffers()}
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) if hollow else contextlib.nullcontext():
             torch.func.functional_call(flat, own, tuple(leaves))
