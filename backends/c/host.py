@@ -74,6 +74,7 @@ class HostRunner:
         self._inputs, self._outputs = project.input_ports, project.output_ports
         self._sizes = [size.free() for size in project.sizes]
         self._states = [port.port() for port in project.states]
+        self._last: tuple[tuple[int, ...], tuple[list[Port], list[Port]]] | None = None
         self._lock = threading.Lock()
         loaded = _load(library or build_host(folder), project)
         self._run = loaded.run
@@ -98,9 +99,10 @@ class HostRunner:
         """
         if len(inputs) != len(self._inputs):
             raise InputError(f"the model takes {len(self._inputs)} inputs, not {len(inputs)}")
-        sizes = chosen(self._inputs, [value.shape for value in inputs], self._sizes)
-        given = [_given(value, port.at(sizes)) for value, port in zip(inputs, self._inputs, strict=True)]
-        results = [torch.empty(port.at(sizes).shape, dtype=port.dtype) for port in self._outputs]
+        sizes = chosen(self._inputs, [value.shape for value in inputs], self._sizes) if self._sizes else {}
+        asked, made = self._ports(sizes)
+        given = [_given(value, port) for value, port in zip(inputs, asked, strict=True)]
+        results = [torch.empty(port.shape, dtype=port.dtype) for port in made]
         # Tensors without elements have no address, and the model takes none that is NULL.
         places = [result.data_ptr() or self._arena for result in results]
         with self._lock:
@@ -109,6 +111,14 @@ class HostRunner:
             status = self._run(self._model, *self._choice(sizes), *(place.address for place in given), *places)
         _check(status, "run")
         return results
+
+    def _ports(self, sizes: Mapping[str, int]) -> tuple[list[Port], list[Port]]:
+        """Inputs and results in a call that chooses these sizes, the last choice kept."""
+        key, last = tuple(sizes.values()), self._last
+        if last is None or last[0] != key:
+            last = key, ([port.at(sizes) for port in self._inputs], [port.at(sizes) for port in self._outputs])
+            self._last = last
+        return last[1]
 
     def _choice(self, sizes: Mapping[str, int]) -> list[ctypes.Structure]:
         """The struct of sizes, in models that have one."""
