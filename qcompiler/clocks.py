@@ -40,10 +40,21 @@ class Clocks(Protocol):
         ...
 
 
-def processor_here() -> tuple[str, tuple[str, ...]]:
-    """The processor as the operating system calls it, and which instruction sets that matter it has."""
+def device_here(target: str, threads: int, runtime: str) -> Device:
+    """The machine at hand as times are labelled.
+
+    Args:
+        target: name of the target whose kernels run.
+        threads: that one operator may use.
+        runtime: name and version.
+    """
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     words = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = words.get("flags", words.get("Features", "")).split()
-    name = words.get("model name", platform.processor() or platform.machine())
-    return name, tuple(feature for feature in _FEATURES if feature in flags)
+    return Device(
+        target=target,
+        processor=words.get("model name", platform.processor() or platform.machine()),
+        features=tuple(name for name in _FEATURES if name in flags),
+        threads=threads,
+        runtime=runtime,
+    )

@@ -26,6 +26,7 @@ BODIES = {
     "matrices": "qc_probe_matrices<false>",
     "transposed": "qc_probe_matrices<true>",
     "fma2": "qc_probe_words<qc::half2_fma>",
+    "bfloat_fma2": "qc_probe_words<qc::bfloat2_fma>",
     "multiply2": "qc_probe_words<qc_probe_multiply>",
     "add2": "qc_probe_words<qc_probe_add>",
     "to_half": "qc_probe_words<qc_probe_half>",
@@ -156,6 +157,13 @@ def test_arithmetic_of_halves_rounds_once() -> None:
             np.testing.assert_array_equal(
                 probe(name, np.zeros(2000, np.uint32), **given).view(np.float16), exact.astype(np.float16)
             )
+
+
+def test_a_term_far_below_a_tie_decides_it() -> None:
+    # 7 * 37 lies between 258 and 260; float64 would lose the third term and round to the even 260.
+    a, b, c = (np.array([x, x], ml_dtypes.bfloat16).view(np.uint32) for x in (7.0, 37.0, -(2.0**-100)))
+    found = probe("bfloat_fma2", np.zeros(1, np.uint32), a=a, b=b, c=c, count=1)
+    assert found.view(ml_dtypes.bfloat16).astype(float).tolist() == [258.0, 258.0]
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("to_half", np.float16), ("to_bfloat", ml_dtypes.bfloat16)])

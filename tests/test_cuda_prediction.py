@@ -26,6 +26,7 @@ def layer() -> Layer:
             "weight": Weight(weight="codes"),
             "bias": Weight(weight="bias"),
             "residual": Input(input=0),
+            "low": Input(input=0),
             "out": Output(output=0),
             "rows": Rows(rows=1),
             "columns": 96,

@@ -19,7 +19,7 @@ from qcompiler.backends.c.project import CALLS, WEIGHTS_FILE, read_project, writ
 from qcompiler.backends.c.selftest import run_emulated
 from qcompiler.backends.c.settings import settings_of
 from qcompiler.backends.c.sizes import BATCH, with_free
-from qcompiler.backends.c.timing import device_here, time_calls, time_parts
+from qcompiler.backends.c.timing import runtime_here, time_calls, time_parts
 from qcompiler.backends.c.toolchain import find_compiler, find_emulator, is_native
 from qcompiler.backends.lowering.guards import GUARDS
 from qcompiler.backends.reference import MEANINGS
@@ -27,7 +27,7 @@ from qcompiler.backends.reference.attention import ROTARY_MEANINGS
 from qcompiler.backends.reference.bits import BIT_MEANINGS
 from qcompiler.backends.reference.codebook import CODEBOOK_MEANINGS
 from qcompiler.backends.reference.whole import WHOLE_MEANINGS
-from qcompiler.clocks import Times
+from qcompiler.clocks import Times, device_here
 from qcompiler.cost import Device
 from qcompiler.data import sample_inputs
 from qcompiler.errors import UnsupportedError
@@ -118,7 +118,7 @@ class CBackend:
             find_compiler(LEVELS[level].architecture)
         except UnsupportedError:
             return None
-        return device_here(target.name, level, threads) if is_native(LEVELS[level].architecture) else None
+        return device_here(target.name, threads, runtime_here(level)) if is_native(LEVELS[level].architecture) else None
 
     def calls(
         self, folders: Sequence[Path], inputs: Sequence[Sequence[torch.Tensor]], threads: int, runs: int

@@ -23,8 +23,7 @@ from qcompiler.backends.c.host import HostRunner, build_host
 from qcompiler.backends.c.isa import LEVELS, Isa
 from qcompiler.backends.c.project import read_project
 from qcompiler.backends.c.toolchain import find_compiler
-from qcompiler.clocks import Part, Times, processor_here
-from qcompiler.cost import Device
+from qcompiler.clocks import Part, Times
 
 WARM_UP = 5
 MODEL = "model.c"
@@ -43,17 +42,10 @@ _CODES_MADE = "qc_code("
 _CODES_READ = re.compile(r"const (?:qc_act|u?int8_t) \*restrict")
 
 
-def device_here(target: str, isa: Isa, threads: int) -> Device:
-    """The machine as times are labelled."""
-    processor, features = processor_here()
+def runtime_here(isa: Isa) -> str:
+    """What runs models of a level here, as times are labelled."""
     compiler = find_compiler(LEVELS[isa].architecture).version().splitlines()
-    return Device(
-        target=target,
-        processor=processor,
-        features=features,
-        threads=threads,
-        runtime=f"generated C, {isa.value}, {compiler[0] if compiler else 'unknown compiler'}",
-    )
+    return f"generated C, {isa.value}, {compiler[0] if compiler else 'unknown compiler'}"
 
 
 def time_calls(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import torch
 
 from qcompiler.backends.lowering.guards import GUARDS
@@ -19,11 +20,11 @@ from qcompiler.backends.onnx.metadata import annotate
 from qcompiler.backends.onnx.session import open_session
 from qcompiler.backends.onnx.settings import settings_of
 from qcompiler.backends.onnx.tensorrt import check_tensorrt
-from qcompiler.backends.onnx.timing import device_here, time_calls, time_parts
+from qcompiler.backends.onnx.timing import time_calls, time_parts
 from qcompiler.backends.onnx.writer import check_writable, save_model, write_model
 from qcompiler.backends.reference import MEANINGS
 from qcompiler.backends.reference.floats import FLOAT_MEANINGS
-from qcompiler.clocks import Times
+from qcompiler.clocks import Times, device_here
 from qcompiler.cost import Device
 from qcompiler.errors import UnsupportedError
 from qcompiler.ir.program import Program
@@ -107,7 +108,9 @@ class OnnxBackend:
 
     def device(self, target: Target, threads: int) -> Device | None:
         """The machine; None for files that another machine will run."""
-        return device_here(target.name, threads) if settings_of(target).runtime == "onnxruntime" else None
+        if settings_of(target).runtime != "onnxruntime":
+            return None
+        return device_here(target.name, threads, f"onnxruntime {onnxruntime.__version__}")
 
     def calls(
         self, folders: Sequence[Path], inputs: Sequence[Sequence[torch.Tensor]], threads: int, runs: int

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from qcompiler.backends.onnx.dtypes import as_numpy
 from qcompiler.backends.onnx.session import Session, open_session
-from qcompiler.clocks import Part, Times, processor_here
-from qcompiler.cost import Device, summary
+from qcompiler.clocks import Part, Times
+from qcompiler.cost import summary
 
 WARM_UP = 5
 _KERNEL = "_kernel_time"
@@ -32,18 +31,6 @@ _QUIET = 3
 """One call of so many is quick enough to be told of."""
 _TICK = 1e-6
 """Times of a profile are whole ticks, rounded down: half a tick is missing on average."""
-
-
-def device_here(target: str, threads: int) -> Device:
-    """The machine as times are labelled."""
-    processor, features = processor_here()
-    return Device(
-        target=target,
-        processor=processor,
-        features=features,
-        threads=threads,
-        runtime=f"onnxruntime {onnxruntime.__version__}",
-    )
 
 
 def time_calls(

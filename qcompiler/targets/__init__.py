@@ -75,6 +75,7 @@ class TargetFile(_Strict):
         numbers: lists of numbers that several rows share; YAML anchors point into them, nothing else reads them.
         settings: of the backend.
         kernels: rows in order of preference; those of the file that it is `like`, when it lists none.
+        adds: rows in front of those of the file that it is `like`.
         device: peaks, for kernels that nobody measured.
         companions: other targets for which the same quantized program is written too, into folders of their own.
         like: another device that comes with the package, whose settings hold where this file says nothing.
@@ -86,6 +87,7 @@ class TargetFile(_Strict):
     numbers: dict[str, list[str]] = {}
     settings: dict[str, str | int | float | bool | list[str] | list[int]] = {}
     kernels: tuple[KernelRow, ...] = ()
+    adds: tuple[KernelRow, ...] = ()
     device: Roofline | None = None
     companions: tuple[str, ...] = ()
     like: str = ""
@@ -148,7 +150,7 @@ def _read(path: Path) -> TargetFile:
     return file.model_copy(
         update={
             "settings": {**other.settings, **file.settings},
-            "kernels": file.kernels or other.kernels,
+            "kernels": file.kernels or (*file.adds, *other.kernels),
             "device": file.device or other.device,
         }
     )
