@@ -23,11 +23,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.common import Row, merged, print_table, write_results
-from benchmarks.kernels import cuda_convolutions, cuda_products, cuda_quantizers, cuda_weight_only
+from benchmarks.kernels import cuda_convolutions, cuda_images, cuda_products, cuda_quantizers, cuda_weight_only
 from benchmarks.kernels.cuda_common import Call, Case, Place, build, calls_of, checked, compete, driver_of, rotated
 from qcompiler.backends.cuda.arch import architecture
 from qcompiler.backends.cuda.driver import Driver, missing_device
-from qcompiler.backends.cuda.kernels import KERNELS, quantizers, weight_only
+from qcompiler.backends.cuda.kernels import KERNELS, hopper_weight_only, images, quantizers, weight_only
 from qcompiler.errors import QCompilerError
 
 _GIB = 1 << 30
@@ -35,7 +35,8 @@ _MATRIX = 8192
 _EMULATED = 89
 """The capability with most instructions of its own."""
 _QUANTIZERS = {row.name for row in quantizers.ROWS}
-_WEIGHT_ONLY = {row.name for row in weight_only.ROWS}
+_IMAGES = {row.name for row in images.ROWS}
+_WEIGHT_ONLY = {row.name for row in (*weight_only.ROWS, *hopper_weight_only.ROWS)}
 
 
 @dataclass
@@ -172,7 +173,7 @@ def bars_of(rows: Sequence[Row]) -> list[Row]:
             elif 16 <= count <= 64:
                 bar(f"x half precision, {shape}", 2, row.get("x f16", row.get("x bf16")))
         if shape.startswith("4096x4096x4096 i8"):
-            bar("of torch._int_mm, 4096^3", 0.6, row.get("x torch._int_mm"))
+            bar(f"of torch._int_mm, 4096^3, {kernel}", 0.6, row.get("x torch._int_mm"))
         if kernel == "hadamard" and shape.endswith("-> int8"):
             bar(f"of copy, Hadamard {shape}", 0.75, row.get("of copy"))
         if "+ rank" in shape:
@@ -193,7 +194,7 @@ def _place(emulate: bool, cubins: Path) -> Place:
 
 
 def _timed(place: Place, only: str) -> Iterator[Case]:
-    families = (cuda_quantizers, cuda_weight_only, cuda_products, cuda_convolutions)
+    families = (cuda_quantizers, cuda_weight_only, cuda_products, cuda_convolutions, cuda_images)
     for family in families:
         yield from (case for case in family.timed(place) if only in case.kernel)
 
@@ -203,6 +204,8 @@ def _small_case(place: Place, kernel: str, instance: str, seed: int) -> Case:
         return cuda_quantizers.every_instance(place, kernel, instance, seed)
     if kernel in _WEIGHT_ONLY:
         return cuda_weight_only.every_instance(place, kernel, instance, seed)
+    if kernel in _IMAGES:
+        return cuda_images.every_instance(place, kernel, instance, seed)
     family = cuda_convolutions if kernel.startswith("conv") else cuda_products
     return family.every_instance(place, kernel, instance, seed)
 

@@ -25,7 +25,7 @@ from qcompiler.backends.cuda.sass import disassemble
 from qcompiler.backends.cuda.toolchain import compile_cubin
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
-    "products": ("HMMA", "IMMA", "BMMA", "QMMA"),
+    "products": ("HMMA", "IMMA", "BMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA"),
     "shared": ("LDS", "LDSM"),
     "global": ("LDG", "LDGSTS"),
 }

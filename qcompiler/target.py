@@ -17,88 +17,19 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from qcompiler.accept import Accept
 from qcompiler.cost import Roofline
 from qcompiler.errors import SpecError
-from qcompiler.formats import Integer, parse_format, scale_format
+from qcompiler.formats import scale_format
 from qcompiler.ir.pattern import Refusal
 from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
 from qcompiler.qparams import stored_spec
 from qcompiler.spec import Number, QuantSpec, Scheme, bits_per_element
 
-Granularity = Literal["tensor", "channel", "token", "group"]
 Need = Literal["must", "may", "float"]
-_ANYTHING = "any"
 _STORED = "for example stored: [conv 8, linear_weight_only 4|8]"
 _STORED_ROW = re.compile(r"(\w+) (\d+(?:\|\d+)*)")
-_ACCEPT = re.compile(r"(\w+) (sym|asym) (tensor|channel|token|group=(\d+(?:\|\d+)*))( dynamic)?")
-
-
-@dataclass(frozen=True)
-class Accept:
-    """One family of numbers that a kernel takes: `uint8 asym tensor`, `uint4 asym group=16|32|64`, `... dynamic`.
-
-    `any` is the family of all numbers; its other fields say nothing.
-    """
-
-    format: str
-    symmetric: bool
-    granularity: Granularity
-    group_sizes: tuple[int, ...] = ()
-    dynamic: bool = False
-
-    def __str__(self) -> str:
-        if self.anything:
-            return _ANYTHING
-        sizes = "|".join(map(str, self.group_sizes))
-        where = f"group={sizes}" if sizes else self.granularity
-        return f"{self.format} {'sym' if self.symmetric else 'asym'} {where}{' dynamic' if self.dynamic else ''}"
-
-    @property
-    def anything(self) -> bool:
-        """Whether it is the family of all numbers."""
-        return self.format == _ANYTHING
-
-    @staticmethod
-    def parse(text: str) -> Accept:
-        """Reads the text form.
-
-        Raises:
-            SpecError: when it cannot be read.
-        """
-        if text.strip() == _ANYTHING:
-            return Accept(_ANYTHING, True, "tensor")
-        match = _ACCEPT.fullmatch(text.strip())
-        if not match:
-            raise SpecError(f"'{text}' is not a number that a kernel accepts", mend="for example `int8 sym channel`")
-        parse_format(match[1])
-        sizes = tuple(int(size) for size in match[4].split("|")) if match[4] else ()
-        granularity: Granularity = "group" if sizes else match[3]  # pyright: ignore[reportAssignmentType]
-        return Accept(match[1], match[2] == "sym", granularity, sizes, bool(match[5]))
-
-    def numbers(self) -> list[Number]:
-        """Every number of the family; not to be asked of the family of all numbers."""
-        format_ = parse_format(self.format)
-        sizes = self.group_sizes or (0,)
-        return [Number(format_, self.granularity, size, self.symmetric, self.dynamic) for size in sizes]
-
-    def resolve(self, request: Number) -> Number | None:
-        """The number that serves a request on this kernel: same bits, granularity and timing; None when it cannot.
-
-        A whole-tensor scale also serves a request for channels, never the other way round; the kernel's own signedness
-        and symmetry win for activations, because they are a matter of the instruction set.
-        """
-        if self.anything:
-            return request
-        format_ = parse_format(self.format)
-        integers = isinstance(format_, Integer) and isinstance(request.format, Integer)
-        if format_ != request.format and not (integers and format_.storage_bits == request.format.storage_bits):
-            return None
-        if self.dynamic != request.dynamic or self.granularity != request.granularity:
-            return None
-        if self.granularity == "group" and request.group_size not in self.group_sizes:
-            return None
-        return replace(request, format=format_, symmetric=self.symmetric)
 
 
 @dataclass(frozen=True)
@@ -155,6 +86,7 @@ class Kernel:
         carries: the result has the scale and zero point of the inputs (which must share them).
         realised: names under which the runtime shows this kernel after its own optimization.
         guards: names of predicates of the backend that must hold too.
+        one_group: all that it takes in groups has groups of one size.
         note: why the row is as it is; shown with refusals.
     """
 
@@ -168,6 +100,7 @@ class Kernel:
     realised: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     note: str = ""
+    one_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -357,6 +290,9 @@ class Target:
             return f"leaves activations in float, {scheme.name} asks for {scheme.activation}"
         if scheme.activation is None and _activation_slots(kernel):
             return "quantizes activations"
+        sizes = {number.group_size for number in numbers.values()}
+        if kernel.one_group and len(sizes) > 1:
+            return f"its groups are of {' and '.join(map(str, sorted(sizes)))}, its kernel takes one size"
         problems = (self.backend.guards[name](program, node) for name in kernel.guards)
         if problem := next(filter(None, problems), ""):
             return problem

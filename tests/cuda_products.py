@@ -104,8 +104,8 @@ def _stored(real: np.ndarray, args: Mapping) -> np.ndarray:
 
 
 def signs(real: np.ndarray) -> np.ndarray:
-    """Bits of negative numbers, [rows, columns] -> [rows, words]."""
-    padded = np.zeros((len(real), -(-real.shape[1] // 32) * 32), np.uint8)
+    """Bits of negative numbers, [rows, columns] -> [rows, words], whole fours of them."""
+    padded = np.zeros((len(real), -(-real.shape[1] // 128) * 128), np.uint8)
     padded[:, : real.shape[1]] = real < 0
     return np.packbits(padded, axis=1, bitorder="little").view(np.uint32)
 
@@ -125,5 +125,5 @@ def numbers(array: np.ndarray, kind: int) -> np.ndarray:
 
 def room(rows: int, columns: int, kind: int) -> np.ndarray:
     """For a result."""
-    shape = (rows, -(-columns // 32)) if kind == SIGNS else (rows, columns)
+    shape = (rows, -(-columns // 128) * 4) if kind == SIGNS else (rows, columns)
     return aligned(np.full(shape, 77, np.uint32 if kind == SIGNS else KINDS[kind]))

@@ -23,12 +23,14 @@ from qcompiler.backends.cuda.weight_only_packing import (
     to_kind,
 )
 from qcompiler.errors import UnsupportedError
-from qcompiler.formats import FP4_E2M1, FP8_E4M3, NF4
+from qcompiler.formats import FP4_E2M1, FP8_E4M3, NF2, NF3, NF4
 from tests.cuda_harness import aligned
 
 SINGLE = 2.0**-24
 ROUNDED: dict[Kind, float] = {"f16": 2.0**-11, "bf16": 2.0**-8}
 """Largest relative error of one rounding to a kind."""
+SUMMANDS = {"codebook8d8x2": 2, "codebook8d8x4": 4, "codebook16d8x2": 2, "codebook8d4x2": 2}
+"""Tables of which vectors are sums, by the codes that have several."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,26 @@ def _codes(
     """Codes, what each element stands for without zero point and scale, and the table as the kernel reads it."""
     import torch
 
-    formats = {"e2m1": FP4_E2M1, "e4m3": FP8_E4M3, "table16": NF4}
+    formats = {"e2m1": FP4_E2M1, "e4m3": FP8_E4M3, "table16": NF4, "table8": NF3, "table4": NF2}
     if name in formats:
         number = formats[name]
         values = number.decode(torch.arange(1 << number.storage_bits)).numpy()
         usable = np.flatnonzero(np.isfinite(values))
         codes = rng.choice(usable, (columns, depth))
-        if name != "table16":
+        if not name.startswith("table"):
             return codes, values.astype(np.float64)[codes], None
         table = to_kind(values, kind)
         return codes, from_kind(table, kind).astype(np.float64)[codes], table
     if not name.startswith("codebook"):
         codes = rng.integers(0, 1 << CODES[name].words, (columns, depth))
         return codes, codes.astype(np.float64), None
-    bits, dimension = 16 if "16" in name else 8, int(name[-1])
-    table = to_kind(rng.normal(size=(1 << bits, dimension)).astype(np.float32), kind)
-    codes = rng.integers(0, 1 << bits, (columns, depth // dimension))
-    return codes, from_kind(table, kind).astype(np.float64)[codes].reshape(columns, depth), table
+    bits, dimension, summands = 16 if "16" in name else 8, int(name.rpartition("d")[2][0]), SUMMANDS.get(name, 1)
+    table = to_kind(rng.normal(size=(summands, 1 << bits, dimension)).astype(np.float32), kind)
+    codes = rng.integers(0, 1 << bits, (columns, depth // dimension, summands))
+    total = np.zeros((*codes.shape[:2], dimension), np.float32)
+    for index, one in enumerate(table):
+        total = from_kind(to_kind(total + from_kind(one, kind)[codes[..., index]], kind), kind)
+    return codes.reshape(columns, -1), total.astype(np.float64).reshape(columns, depth), table
 
 
 def instances(name: str, kind: Kind, tiles: tuple[Tile, ...] = (GEMV[1],)) -> list[Instance]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -26,10 +27,15 @@ from qcompiler.targets import load_target
 
 TARGET = "cuda{device=emulation, build=later, compute=float32, architectures=[80]}"
 NUMBERS = {
-    "nvfp4": "scheme=nvfp4",
-    "mxfp4": "scheme=mxfp4",
-    "int4 in steps": "weight=int4 sym group=32 scale=u6 outer=f32",
+    "nvfp4": ("scheme=nvfp4", "gemm_e2m1"),
+    "mxfp4": ("scheme=mxfp4", "gemm_e2m1"),
+    "int4 in steps": ("weight=int4 sym group=32 scale=u6 outer=f32", "gemm_w4"),
+    "nf3": ("weight=nf3 sym group=32 scale=f16", "gemm_table8"),
+    "nf2": ("weight=nf2 sym group=32 scale=f16", "gemm_table4"),
+    "ternary": ("weight=ternary sym group=32 scale=f16", "gemm_w2"),
+    "binary": ("weight=binary sym group=32 scale=f16", "gemm_w2"),
 }
+"""What is asked for, and the kernel that computes it."""
 DEPTH, COLUMNS = 96, 40
 
 
@@ -60,12 +66,26 @@ def compiled(*passes: str) -> Artifact:
 @pytest.mark.parametrize("rows", [1, 20], ids=["one row", "many rows"])
 @pytest.mark.parametrize("name", sorted(NUMBERS))
 def test_scaled_weights_equal_their_meaning(name: str, rows: int) -> None:
-    artifact = compiled(f"assign{{{NUMBERS[name]}, activation=float}}", "apply_plan", "nearest")
+    asked, kernel = NUMBERS[name]
+    artifact = compiled(f"assign{{{asked}, activation=float}}", "apply_plan", "nearest")
     (layer,) = read_library(artifact.folder / "cuda").layers
-    assert layer.kernels == (("gemm_w4" if name.startswith("int4") else "gemm_e2m1"),)
+    assert layer.kernels == (kernel,)
     assert not artifact.report.fallbacks
-    # Products of codes and inner scales have fewer bits than half precision, and the outer scale comes behind sums.
-    assert decibels(artifact(activations(rows)), artifact.simulate(activations(rows))) > 120
+    # Products of codes and inner scales have fewer bits than half precision, and the outer scale comes behind sums;
+    # entries of tables are rounded, and so is their product with a scale.
+    assert decibels(artifact(activations(rows)), artifact.simulate(activations(rows))) > (
+        60 if "table" in kernel else 120
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 20], ids=["one row", "many rows"])
+@pytest.mark.parametrize("number", ["ternary sym tensor", "binary sym channel"])
+def test_weights_of_few_numbers_are_multiplied_as_integers_of_two_bits(number: str, rows: int) -> None:
+    numbers = f"weight={number} scale=f32, activation=int8 sym token scale=f32 dynamic"
+    artifact = compiled(f"assign{{{numbers}}}", "apply_plan", "nearest")
+    (layer,) = read_library(artifact.folder / "cuda").layers
+    assert layer.kernels == ("quantize_rows", "gemv_wna8", "gemm_wna8")
+    assert decibels(artifact(activations(rows)), artifact.simulate(activations(rows))) == math.inf
 
 
 @pytest.mark.parametrize("rows", [1, 20], ids=["one row", "many rows"])
@@ -76,6 +96,14 @@ def test_solved_tables_equal_their_meaning(length: int, rows: int) -> None:
     assert [layer.realised for layer in artifact.report.layers] == [f"gemm_codebook8d{length}"]
     # The factors of rows come behind sums where there is one for all inputs, otherwise weights are rounded.
     assert decibels(artifact(activations(rows)), artifact.simulate(activations(rows))) > 60
+
+
+def test_layers_that_no_kernel_takes_are_reported() -> None:
+    solver = "kmeans_vq{length=2, entries=48, compensate=false}"
+    artifact = compiled("assign{scheme=w4a16, activation=float}", "apply_plan", solver)
+    (layer,) = artifact.report.fallbacks
+    assert layer.realised == "float"
+    assert "unpacked when it runs, from the parts that kmeans_vq found" in layer.reason
 
 
 def looked_up(length: int, entries: int, summands: int = 1) -> tuple[Program, Assembly]:
@@ -101,26 +129,33 @@ def looked_up_once(b: Builder, length: int, entries: int, seed: int) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("length", "entries", "kernel"),
+    ("length", "entries", "summands", "kernel"),
     [
-        (1, 13, "gemm_table16"),
-        (4, 256, "gemm_codebook8d4"),
-        (8, 100, "gemm_codebook8d8"),
-        (8, 300, "gemm_codebook16d8"),
+        (1, 13, 1, "gemm_table16"),
+        (1, 7, 1, "gemm_table8"),
+        (1, 4, 1, "gemm_table4"),
+        (4, 256, 1, "gemm_codebook8d4"),
+        (8, 100, 1, "gemm_codebook8d8"),
+        (8, 300, 1, "gemm_codebook16d8"),
+        (4, 99, 2, "gemm_codebook8d4x2"),
+        (8, 256, 2, "gemm_codebook8d8x2"),
+        (8, 300, 2, "gemm_codebook16d8x2"),
+        (8, 256, 3, "gemm_codebook8d8x4"),
     ],
 )
-def test_tables_are_taken_by_the_kernel_of_their_size(length: int, entries: int, kernel: str) -> None:
-    program, assembled = looked_up(length, entries)
+def test_tables_are_taken_by_the_kernel_of_their_size(length: int, entries: int, summands: int, kernel: str) -> None:
+    program, assembled = looked_up(length, entries, summands)
     (layer,) = assembled.layers
     assert layer.kernels == (kernel,)
     x = activations(5)
     weights = [assembled.tensors[f"{layer.name}.{name}"] for name in layer.weights]
     found = run_layer(layer, Emulated(), 80, [x.half()], [*weights, torch.zeros(1, dtype=torch.int32)])[0]
-    assert decibels(found, evaluate(program, [x], widen=True)[0]) > 120
+    # Sums of entries are rounded to half precision.
+    assert decibels(found, evaluate(program, [x], widen=True)[0]) > (120 if summands == 1 else 65)
 
 
 @pytest.mark.parametrize(
-    ("length", "entries", "summands"), [(8, 16, 2), (4, 300, 1), (2, 16, 1)], ids=["sum", "entries", "length"]
+    ("length", "entries", "summands"), [(1, 16, 2), (4, 300, 1), (2, 16, 1)], ids=["sum", "entries", "length"]
 )
 def test_tables_of_no_kernel_stay_as_they_are(length: int, entries: int, summands: int) -> None:
     _, assembled = looked_up(length, entries, summands)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,102 +15,45 @@ import torch
 from qcompiler.backends.cuda import library as libraries
 from qcompiler.backends.cuda.arguments import Value
 from qcompiler.backends.cuda.driver import Emulated, Loaded, load_by
-from qcompiler.backends.cuda.execution import digest_of, opened, run_layer
+from qcompiler.backends.cuda.execution import run_layer
 from qcompiler.backends.cuda.interface import plain
 from qcompiler.backends.cuda.kernels.row import RUNTIME, CudaKernel, Instance
-from qcompiler.backends.cuda.layer import Layer, compatible
+from qcompiler.backends.cuda.layer import compatible
 from qcompiler.backends.cuda.library import WEIGHTS_FILE, Library, read_library
 from qcompiler.backends.cuda.settings import Settings
-from qcompiler.backends.cuda.toolchain import compile_emulation
 from qcompiler.errors import InputError, UnsupportedError, VerifyError
 from tests.cuda_harness import aligned
+from tests.cuda_interface import Interface, built_interface, drawn, equals_the_runner, weights_of, with_code
 from tests.cuda_models import compiled
 
-HERE = Path(__file__).parent
-FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-fPIC", "-shared")
 ROWS = 5
 RECIPE = "w8a8"
-
-
-class Interface:
-    """The generated C of a library, with the processor as its device."""
-
-    def __init__(self, folder: Path, library: Library, fake: ctypes.CDLL, code: ctypes.CDLL) -> None:
-        self.folder, self.library, self.fake, self.code = folder, library, fake, code
-        self.state = ctypes.create_string_buffer(4096)
-
-    def open(self) -> int:
-        return self.call("open", self.state, str(self.folder).encode())
-
-    def call(self, name: str, *arguments: object) -> int:
-        return getattr(self.code, f"{self.library.name}_{name}")(*arguments)
-
-    def layer(self, name: str) -> Layer:
-        return next(layer for layer in self.library.layers if layer.name == name)
-
-    def number(self, name: str) -> ctypes.c_int:
-        return ctypes.c_int.in_dll(self.fake, name)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library with something in the place of its code."""
-    place = tmp_path_factory.mktemp("library") / "cuda"
-    shutil.copytree(compiled(RECIPE).folder / "cuda", place)
-    name = read_library(place).name
-    for capability in (80, 87, 90):
-        (place / f"{name}_sm_{capability}.cubin").write_bytes(b"cubin")
-    return place
+    return with_code(compiled(RECIPE).folder / "cuda", tmp_path_factory.mktemp("library") / "cuda")
 
 
 @pytest.fixture(scope="module")
 def interface(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interface]:
-    built = tmp_path_factory.mktemp("built")
-    library = read_library(folder)
-    emulation, driver, code = built / "emulation.so", built / "driver.so", built / "code.so"
-    used = {
-        (kernel.name, instance.name): (kernel, instance)
-        for layer in library.layers
-        for launch in layer.variant(87, ROWS).launches
-        for kernel, instance in [launch.rows()]
-    }
-    compile_emulation(list(used.values()), emulation)
-    _build([*FLAGS, f'-DEMULATION="{emulation}"', str(HERE / "cuda_fake_driver.c"), "-o", str(driver), "-ldl"])
-    source = str(folder / f"{library.name}.c")
-    _build([*FLAGS, f'-DQC_CUDA_DRIVER="{driver}"', source, "-o", str(code), "-ldl"])
-    loaded = ctypes.CDLL(str(code))
-    workspace = getattr(loaded, f"{library.name}_workspace")
-    workspace.restype = ctypes.c_size_t
-    made = Interface(folder, library, ctypes.CDLL(str(driver)), loaded)
-    assert made.open() == 0
+    made = built_interface(folder, tmp_path_factory.mktemp("built"), ROWS)
     yield made
     made.call("close", made.state)
 
 
 def test_every_layer_of_the_c_interface_equals_the_runner(interface: Interface) -> None:
-    rng = np.random.default_rng(0)
-    library = opened(str(interface.folder), digest_of(interface.folder))
-    tensors = _weights(interface.folder)
-    zeros = torch.zeros(max(interface.library.counters, 1), dtype=torch.int32)
-    for layer in interface.library.layers:
-        inputs = [_drawn(rng, port.dtype, port.width) for port in layer.inputs]
-        weights = [*(tensors[f"{layer.name}.{name}"] for name in layer.weights), zeros]
-        expected = run_layer(library.layers[layer.name], Emulated(), 87, inputs, weights)
-        found = [aligned(np.zeros(value.shape, value.numpy().dtype)) for value in expected]
-        before = interface.number("fake_launches").value
-        assert _run(interface, layer, inputs, found) == 0, ctypes.c_char_p.in_dll(interface.fake, "fake_fault").value
-        assert interface.number("fake_launches").value == before + len(layer.variant(87, ROWS).launches)
-        for value, one in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(value.numpy(), one, err_msg=layer.name)
+    equals_the_runner(interface, ROWS)
 
 
 def test_driver_in_python_starts_the_same_kernels(interface: Interface) -> None:
     layer = next(one for one in interface.library.layers if one.weights and one.inputs[0].element == "float32")
     used = [launch.rows() for launch in layer.variant(87, ROWS).launches]
     loaded = load_by(interface.fake, b"cubin", [instance for _, instance in used], 0)
-    tensors = _weights(interface.folder)
+    tensors = weights_of(interface.folder)
     weights = [*(tensors[f"{layer.name}.{name}"] for name in layer.weights), torch.zeros(1, dtype=torch.int32)]
-    inputs = [_drawn(np.random.default_rng(1), port.dtype, port.width) for port in layer.inputs]
+    inputs = [drawn(np.random.default_rng(1), port, ROWS) for port in layer.inputs]
     expected = run_layer(layer, Emulated(), 87, inputs, weights)
     found = run_layer(layer, _Streamless(loaded), 87, inputs, weights)
     assert torch.equal(found[0], expected[0])
@@ -146,7 +88,7 @@ def test_refuses_what_it_cannot_run(interface: Interface, tmp_path: Path) -> Non
 
 
 def test_checks_its_arguments(interface: Interface) -> None:
-    layer = next(one for one in interface.library.layers if one.variant(87, ROWS).workspace)
+    layer = next(one for one in interface.library.layers if one.variant(87, ROWS).workspace and len(one.inputs) == 1)
     port = layer.inputs[0]
     source = aligned(np.zeros((ROWS + 1, port.width), np.float32))
     result = aligned(np.zeros((ROWS + 1, layer.outputs[0].width), np.float32))
@@ -197,7 +139,7 @@ def test_plan_is_read_back(folder: Path, tmp_path: Path) -> None:
 
 def test_without_a_compiler_sources_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = read_library(compiled(RECIPE).folder / "cuda").layers
-    tensors = {name: value.clone() for name, value in _weights(compiled(RECIPE).folder / "cuda").items()}
+    tensors = {name: value.clone() for name, value in weights_of(compiled(RECIPE).folder / "cuda").items()}
 
     def missing(*arguments: object) -> None:
         raise UnsupportedError("nvcc is not found")
@@ -232,28 +174,3 @@ class _Streamless:
 
     def launch(self, kernel: CudaKernel, instance: Instance, values: Mapping[str, Value]) -> None:
         self.loaded.launch_into(0, kernel, instance, values)
-
-
-def _build(command: list[str]) -> None:
-    done = subprocess.run(["gcc", *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.numpy import load_file
-
-    return {name: torch.from_numpy(aligned(value)) for name, value in load_file(folder / WEIGHTS_FILE).items()}
-
-
-def _drawn(rng: np.random.Generator, dtype: torch.dtype, width: int) -> torch.Tensor:
-    if dtype.is_floating_point:
-        return torch.from_numpy(aligned(rng.uniform(0.01, 1, (ROWS, width)).astype(np.float32))).to(dtype)
-    return torch.from_numpy(aligned(rng.integers(-100, 100, (ROWS, width)))).to(dtype)
-
-
-def _run(interface: Interface, layer: Layer, inputs: list[torch.Tensor], results: list[np.ndarray]) -> int:
-    size = interface.call("workspace", interface.state, ROWS)
-    workspace = aligned(np.zeros(max(size, 1), np.uint8), 256)
-    pointers = [value.data_ptr() for value in inputs] + [value.ctypes.data for value in results]
-    arguments = (ctypes.c_void_p(pointer) for pointer in pointers)
-    return interface.call(layer.name, interface.state, *arguments, ROWS, ctypes.c_void_p(workspace.ctypes.data), None)

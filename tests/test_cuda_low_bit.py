@@ -96,9 +96,9 @@ def group_sums(args: dict) -> tuple[np.ndarray, np.ndarray]:
 
 PLAIN = [
     (kernel, name)
-    for kernel in ("gemm_wna8", "gemm_w4a4", "gemv_i8", "gemv_wna8", "gemv_w4a4", "gemm_b1")
+    for kernel in ("gemm_wna8", "gemm_w4a4", "gemv_i8", "gemv_wna8", "gemv_w4a4", "gemm_b1", "gemv_b1")
     for name in names(kernel)
-    if "groups" not in name
+    if not any(grouped in name for grouped in ("groups", "blocks", "zeros", "moved"))
 ]
 GROUPS = [
     (kernel, name)
@@ -163,7 +163,9 @@ def test_groups_of_large_tiles(kernel: str, name: str) -> None:
     np.testing.assert_array_equal(launch(kernel, name, args), total * scale)
 
 
-@pytest.mark.parametrize("name", [*names("gemm_w4a4", "64x64"), *names("gemv_w4a4", "_2")])
+@pytest.mark.parametrize(
+    "name", [one for one in (*names("gemm_w4a4", "64x64"), *names("gemv_w4a4", "_2")) if "blocks" not in one]
+)
 def test_low_rank_branch_is_added(name: str) -> None:
     rng = np.random.default_rng(5)
     group, kernel = (64 if "groups" in name else 0), name.split("_")[1] + "_w4a4"
@@ -221,10 +223,11 @@ def test_residual_channels_are_a_longer_row() -> None:
     assert np.abs(more - exact).mean() < 0.8 * np.abs(plain - exact).mean()
 
 
-@pytest.mark.parametrize("name", names("gemm_b1", "64x64"))
-def test_signs_of_signs(name: str) -> None:
-    args = case(name, 33, 100, 300, 3, Parts(SIGNS, bias=True))
-    np.testing.assert_array_equal(launch("gemm_b1", name, args), finished(sums(args), args))
+@pytest.mark.parametrize("columns", [100, 128, 150])
+@pytest.mark.parametrize("name", [*names("gemm_b1", "64x64"), *names("gemv_b1")])
+def test_signs_of_signs(name: str, columns: int) -> None:
+    args = case(name, 33 if "gemm" in name else 5, columns, 300, 3, Parts(SIGNS, bias=True))
+    np.testing.assert_array_equal(launch(name.split("_")[1] + "_b1", name, args), finished(sums(args), args))
 
 
 @pytest.mark.parametrize("name", names("gemm_b1", "64x64"))

@@ -30,7 +30,16 @@ from qcompiler.errors import InputError, SpecError
 from tests.cuda_harness import aligned, run_sanitized
 from tests.cuda_weight_only import ROUNDED, W4, Case, instances, launch, make_case
 
-VECTOR = {"codebook8d8": 8, "codebook16d8": 8, "codebook8d4": 4}
+VECTOR = {
+    "codebook8d8": 8,
+    "codebook16d8": 8,
+    "codebook8d4": 4,
+    "codebook8d8x2": 4,
+    "codebook8d8x4": 2,
+    "codebook16d8x2": 4,
+    "codebook8d4x2": 2,
+}
+"""Numbers for a code."""
 
 
 def close(found: np.ndarray, case: Case, post: bool) -> None:
@@ -187,6 +196,14 @@ def test_traffic(name: str) -> None:
     extra = max(1, rows // 8) * 256 // 16 * 256 // instance.grid[0].tile * (4 if rows == 16 else 1)
     assert traffic.mma_f16 == products + (extra if name.endswith("_post") else 0)
     assert traffic.global_sectors <= 1.05 * traffic.global_ideal
+
+
+@pytest.mark.parametrize(("name", "most"), [("codebook8d8", 1.0), ("codebook8d4", 1.0), ("codebook8d8x2", 1.6)])
+def test_lanes_find_entries_in_banks_of_their_own(name: str, most: float) -> None:
+    given_case = make_case(name, "f16", 8, 128, 512, 128, 9)
+    _, traffic = launch(given_case, instances(name, "f16")[0])
+    # Of two tables there are half as many copies as lanes that are served at once.
+    assert traffic.shared_wavefronts <= most * traffic.shared_ideal
 
 
 @pytest.mark.parametrize("name", ["qc_gemm_w4_f16_8x32_post"])

@@ -21,6 +21,7 @@ class Architecture:
         reserved: bytes of shared memory that every block takes besides its own.
         bfloat16: whether its matrix units take bfloat16; copies to shared memory are asynchronous there too.
         fp8: whether its matrix units take e4m3 by `mma`.
+        wgmma: whether kernels with instructions of four warps together may be chosen; Hopper alone has these.
     """
 
     capability: int
@@ -32,11 +33,17 @@ class Architecture:
     reserved: int = 1024
     bfloat16: bool = True
     fp8: bool = False
+    wgmma: bool = False
 
     @property
     def name(self) -> str:
         """As compilers call it."""
         return f"sm_{self.capability}"
+
+    @property
+    def code(self) -> str:
+        """What compilers make code for: Hopper's has instructions that no later device runs."""
+        return "90a" if self.capability == 90 else str(self.capability)
 
     @property
     def registers_per_multiprocessor(self) -> int:

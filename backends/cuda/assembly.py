@@ -9,24 +9,30 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.fx.node import Argument
 
 from qcompiler.backends.cuda import weight_only
-from qcompiler.backends.cuda.branches import branch_of
+from qcompiler.backends.cuda.epilogue import Taking, beside
+from qcompiler.backends.cuda.fronts import Source, front_of
+from qcompiler.backends.cuda.groups import block_of
+from qcompiler.backends.cuda.image_guards import IMAGES
+from qcompiler.backends.cuda.images import Images
 from qcompiler.backends.cuda.layer import Argument as KernelArgument
 from qcompiler.backends.cuda.layer import Element, Input, Layer, Output, Port, WeightRecord
 from qcompiler.backends.cuda.lower import WEIGHT_ONLY
-from qcompiler.backends.cuda.online import online_of
 from qcompiler.backends.cuda.product import Matrix, adds_branches, launch_product, packed
 from qcompiler.backends.cuda.reading import KINDS, Places, Reading, quantize, reading_of
 from qcompiler.backends.cuda.settings import Settings
+from qcompiler.backends.cuda.signs import signs_behind
 from qcompiler.backends.cuda.steps import Plan, Step, variants_of
 from qcompiler.backends.cuda.vectors import CODEBOOK, packed_vectors, vectors_at
+from qcompiler.backends.lowering.operands import operand_of
 from qcompiler.errors import VerifyError
+from qcompiler.formats import BINARY
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType, TupleType
@@ -64,27 +70,6 @@ def assemble(program: Program, settings: Settings) -> Assembly:
     return Assembly(work.program, tuple(work.layers), work.tensors)
 
 
-@dataclass(frozen=True)
-class _Beside:
-    """What a layer does beside its product.
-
-    Args:
-        end: the node whose value the layer yields.
-        sources: that it reads.
-        ports: for them.
-        weights: by name.
-        arguments: of its kernel.
-        meaning: for people.
-    """
-
-    end: Node
-    sources: Sequence[Node] = ()
-    ports: tuple[Port, ...] = ()
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    arguments: Mapping[str, KernelArgument] = field(default_factory=dict)
-    meaning: str = ""
-
-
 @dataclass
 class _Assembler:
     program: Program
@@ -93,10 +78,16 @@ class _Assembler:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     quantizers: dict[Node, list[Node]] = field(default_factory=dict)
     readers: Counter[Node] = field(default_factory=Counter)
+    images: Images = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.images = Images(self)
 
     def add(self, node: Node) -> None:
         """Puts the call of a layer in the place of a kernel call."""
-        if node.args[0] in (WEIGHT_ONLY, CODEBOOK):
+        if node.args[0] in IMAGES:
+            self.images.add(node)
+        elif node.args[0] in (WEIGHT_ONLY, CODEBOOK):
             self.weight_only(node)
         else:
             self.product(node)
@@ -109,17 +100,17 @@ class _Assembler:
         compute, element = self.settings.compute, weight_only.element_of(self.settings.compute)
         kind, weight = self.coded(node) if node.args[0] == CODEBOOK else self.scaled(node)
         inputs = (Port(width=weight.depth, element=element),)
-        beside = self.beside(node, element, 1)
-        weights = {**weight.tensors, **beside.weights}
+        after = beside(self.program, node, Taking(element, clamps=False), compute, 1)
+        weights = {**weight.tensors, **after.weights}
 
         def multiply(plan: Plan) -> None:
-            weight_only.launch_weight_only(plan, weight, Output(output=0), compute, beside.arguments)
+            weight_only.launch_weight_only(plan, weight, Output(output=0), compute, after.arguments)
 
         name = self.name(self.program.origin(node).module or node.name)
-        meaning = f"linear float x {kind} [{weight.columns}, {weight.depth}]{beside.meaning}"
+        meaning = f"linear float x {kind} [{weight.columns}, {weight.depth}]{after.meaning}"
         outputs = (Port(width=weight.columns, element=compute),)
-        layer = self.layer(name, node, meaning, (*inputs, *beside.ports), outputs, weights, multiply)
-        self.call(beside.end, layer, [source, *beside.sources])
+        layer = self.layer(name, node, meaning, (*inputs, *after.ports), outputs, weights, multiply)
+        self.call(after.end, layer, [source, *after.sources])
 
     def scaled(self, node: Node) -> tuple[str, weight_only.Packed]:
         """A weight of codes with scales, and what it is for people."""
@@ -135,61 +126,70 @@ class _Assembler:
     def product(self, node: Node) -> None:
         """A layer between codes."""
         matrix, bias = self.matrix(node, node.args[2]), self.constant(node, 3)
-        read, source, reading = self.reading(node)
-        shared = self.readers[read] > 1
-        inputs = reading.outputs if shared else (reading.input,)
-        beside = self.beside(node, "float16" if adds_branches(matrix.spec, reading.spec) else None, len(inputs))
-        weights = {**packed(matrix, reading, bias), **beside.weights}
+        read, found, reading = self.reading(node)
+        shared = self.readers[read] > 1 or found.kept is not None or read in self.quantizers
+        sources, inputs = found.nodes, reading.inputs
+        if shared:
+            # First of all, for what this layer yields besides takes the place of a norm.
+            sources, inputs = self.quantized(read, found, reading), reading.outputs
+            reading = replace(reading, front=None)
+        factors: Element | None = "float16" if adds_branches(matrix.spec, reading.spec) else None
+        after = beside(self.program, node, Taking(factors, clamps=True), reading.compute, len(inputs))
+        weights = {**packed(matrix, reading, bias), **after.weights}
+        signs = signs_behind(self.program, node)
+        arguments = after.arguments if signs is None else signs.arguments
 
         def multiply(plan: Plan, places: Places) -> None:
-            launch_product(plan, matrix, reading, weights, places, Output(output=0), beside.arguments)
+            launch_product(plan, matrix, reading, weights, places, Output(output=0), arguments)
 
         def whole(plan: Plan) -> None:
             places = Places.of_workspace(reading, plan)
-            quantize(plan, reading, Input(input=0), places)
+            quantize(plan, reading, _inputs(reading), places)
             multiply(plan, places)
 
         def behind(plan: Plan) -> None:
             multiply(plan, Places.of_ports(reading, Input))
 
         name = self.name(self.program.origin(node).module or node.name)
-        sources = self.quantized(read, source, reading) if shared else [source]
-        meaning = f"linear {reading} x {matrix.spec.format.name} [{matrix.columns}, {matrix.depth}]{beside.meaning}"
-        outputs = (Port(width=matrix.columns, element=reading.compute),)
-        kept = weights if shared else weights | reading.weights
-        taken = (*inputs, *beside.ports)
+        meaning = f"linear {reading} x {matrix}{after.meaning}"
+        outputs = (Port(width=matrix.columns, element=reading.compute) if signs is None else signs.port,)
+        kept = weights | reading.weights
+        taken = (*inputs, *after.ports)
         layer = self.layer(name, node, meaning, taken, outputs, kept, behind if shared else whole)
-        self.call(beside.end, layer, [*sources, *beside.sources])
+        if signs is None:
+            self.call(after.end, layer, [*sources, *after.sources])
+        else:
+            type_ = TensorType(signs.port.dtype, (*self.program.shape(node)[:-1], signs.port.width))
+            made = self.program.before(node, STEP).call("qc.kernel", layer.name, *sources, type_=type_)
+            self.quantizers[signs.read] = [made]
 
-    def beside(self, node: Node, element: Element | None, port: int) -> _Beside:
-        """What a layer's kernel adds to its product; `element` is that of the factors, None where it cannot."""
-        branch = branch_of(self.program, node) if element else None
-        if branch is None or element is None:
-            return _Beside(node)
-        ports, weights, arguments = (branch.port(element),), branch.weights(element), branch.arguments(port)
-        return _Beside(branch.joined, [branch.low], ports, weights, arguments, f" + rank {ports[0].width}")
-
-    def quantized(self, read: Node, source: Node, reading: Reading) -> list[Node]:
+    def quantized(self, read: Node, source: Source, reading: Reading) -> list[Node]:
         """Codes, scales and zero points by a layer of their own, which all their readers share."""
         if read in self.quantizers:
             return self.quantizers[read]
         places = Places.of_ports(reading, Output)
+        outputs = reading.outputs
+        if source.kept is not None:
+            places, outputs = replace(places, reals=Output(output=len(outputs))), (*outputs, reading.real)
         name = self.name(f"{self.program.origin(read).module or read.name}_codes")
         layer = self.layer(
             name,
             read,
             f"codes {reading}",
-            (reading.input,),
-            reading.outputs,
+            reading.inputs,
+            outputs,
             reading.weights,
-            lambda plan: quantize(plan, reading, Input(input=0), places),
+            lambda plan: quantize(plan, reading, _inputs(reading), places),
         )
-        lead = self.program.shape(source)[:-1]
-        types = [TensorType(port.dtype, (*lead, port.width)) for port in layer.outputs]
-        builder = self.program.before(read, STEP)
+        lead = self.program.shape(source.nodes[0])[:-1]
+        types = [TensorType(port.dtype, (*lead, port.width)) for port in reading.outputs]
+        types += [] if source.kept is None else [self.program.tensor_type(source.kept)]
+        builder = self.program.before(source.kept or read, STEP)
         type_ = types[0] if len(types) == 1 else TupleType(tuple(types))
-        call = builder.call("qc.kernel", layer.name, source, type_=type_)
+        call = builder.call("qc.kernel", layer.name, *source.nodes, type_=type_)
         found = [call] if len(types) == 1 else [item for item in builder.items(call) if item is not None]
+        if source.kept is not None:
+            self.program.replace(source.kept, found.pop())
         self.quantizers[read] = found
         return found
 
@@ -226,9 +226,11 @@ class _Assembler:
         self.program.replace(node, made)
         self.program.rename(made, name)
 
-    def reading(self, node: Node) -> tuple[Node, Node, Reading]:
+    def reading(self, node: Node) -> tuple[Node, Source, Reading]:
         """The node that quantizes a layer's activations, what it reads, and how."""
         read = _codes(node)
+        if isinstance(read, Node) and self.images.made(read):
+            return self.behind(node, read)
         if not isinstance(read, Node) or read.target is not ops.quantize:
             raise self.refusal(node, "its activations are not quantized in front of it")
         bound, spec = self.program.bind(read), self.program.tensor_type(read).spec
@@ -240,8 +242,27 @@ class _Assembler:
             raise self.refusal(node, "the width of its input is not known")
         zero = self.program.constant(bound["zero_point"])
         compute = self.settings.compute
-        source, online = online_of(self.program, source, KINDS[compute])
-        return read, source, reading_of(spec, width, compute, scale, zero, online)
+        found = (
+            Source((source,))
+            if spec.format == BINARY or block_of(spec)
+            else front_of(self.program, source, KINDS[compute])
+        )
+        return read, found, reading_of(spec, width, compute, scale, zero, found.front)
+
+    def rows(self, node: Node) -> Node:
+        """The codes that a linear layer reads, in memory."""
+        return self.quantized(*self.reading(node))[0]
+
+    def behind(self, node: Node, read: Node) -> tuple[Node, Source, Reading]:
+        """The same where a layer yields the codes."""
+        known, width = operand_of(node.args[1]), self.program.shape(read)[-1]
+        scale = None if known is None else self.program.constant(known.scale)
+        if known is None or scale is None or not isinstance(width, int):
+            raise self.refusal(node, "its activations have no constant scale")
+        codes = self.images.rows(read)
+        self.quantizers[read] = [codes]
+        zero = self.program.constant(known.zero_point)
+        return read, Source((codes,)), reading_of(known.spec, width, self.settings.compute, scale, zero)
 
     def matrix(self, node: Node, parts: Argument) -> Matrix:
         """A quantized weight."""
@@ -280,6 +301,11 @@ def _codes(node: Node) -> Argument:
     """The codes that a kernel call reads; None where it reads reals."""
     parts = node.args[1]
     return parts[0] if isinstance(parts, list | tuple) else None
+
+
+def _inputs(reading: Reading) -> list[KernelArgument]:
+    """A layer's inputs that a reading reads, which are the first ones."""
+    return [Input(input=index) for index in range(len(reading.inputs))]
 
 
 def _record(tensor: Tensor) -> WeightRecord:

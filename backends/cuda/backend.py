@@ -17,11 +17,13 @@ from qcompiler.backends.cuda.lower import lower
 from qcompiler.backends.cuda.module import module_of
 from qcompiler.backends.cuda.prediction import read_roofs, write_roofs
 from qcompiler.backends.cuda.settings import settings_of
-from qcompiler.backends.reference import MEANINGS
+from qcompiler.backends.reference import MEANINGS, dense
+from qcompiler.backends.reference.bits import BIT_MEANINGS
 from qcompiler.backends.reference.codebook import CODEBOOK_MEANINGS
+from qcompiler.backends.reference.grouped import GROUPED_MEANINGS
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
-from qcompiler.plan import Assignment
+from qcompiler.plan import Assignment, Decomposition
 from qcompiler.target import Guard, LayerAudit, Runner, Target
 from qcompiler.weights import read_program, write_program
 
@@ -29,6 +31,10 @@ FOLDER = "cuda"
 MODEL = "model"
 """Of the program between the layers, below the library's folder."""
 _CODE = (".cubin", ".safetensors")
+_MOVED = "torch, on bytes"
+"""What runs a call that no layer stands for: codes that are moved as they are."""
+_UNPACKED_MEND = "a solver that keeps codes, or tables of vectors of 4 or 8 with 256 entries"
+_MEND = "numbers that the rows of the target name"
 
 
 class CudaBackend:
@@ -83,25 +89,29 @@ class CudaBackend:
         return "" if read_library(folder / FOLDER).device == "emulation" else missing_device()
 
     def audit(self, program: Program, target: Target, folder: Path) -> Sequence[LayerAudit]:
-        """Every call runs the kernels that it names: nothing stands between the program and the device."""
+        """Every call runs the kernels that it names, or moves bytes: nothing else stands before the device.
+
+        Operators that no kernel took run in floats.
+        """
         library = read_library(folder / FOLDER)
         layers = {layer.node: layer for layer in library.layers}
-        return [
+        called = [
             LayerAudit(
                 node.name,
                 program.origin(node).module,
                 str(node.kwargs["op"]),
                 _requested(node),
-                " + ".join(layers[node.name].kernels),
+                " + ".join(layers[node.name].kernels) if node.name in layers else _MOVED,
                 ok=True,
             )
             for node in program.nodes
             if node.target is ops.kernel
         ]
+        return [*called, *_left(program)]
 
     def meanings(self) -> Mapping[str, Callable[..., object]]:
         """What each kernel computes."""
-        return {**MEANINGS, **CODEBOOK_MEANINGS}
+        return {**MEANINGS, **BIT_MEANINGS, **GROUPED_MEANINGS, **CODEBOOK_MEANINGS, "linear_codes": dense.linear}
 
     def runner(self, folder: Path) -> Runner:
         """Runs the model: on the current device of torch, or in emulation on this processor."""
@@ -114,6 +124,19 @@ def _requested(node: Node) -> str:
     if not isinstance(assigned, Assignment):
         return str(node.args[0])
     return " x ".join(spec.format.name for spec in assigned.inputs.values())
+
+
+def _left(program: Program) -> list[LayerAudit]:
+    """Operators that run in floats although numbers were asked for them."""
+    found: list[LayerAudit] = []
+    for node in program.nodes:
+        asked, parts = node.meta.get("assignment"), node.meta.get("decomposition")
+        if node.target is ops.kernel or not isinstance(asked, Assignment):
+            continue
+        known = (parts.reason, _UNPACKED_MEND) if isinstance(parts, Decomposition) else ("no kernel takes them", _MEND)
+        where = program.origin(node).module
+        found.append(LayerAudit(node.name, where, program.op(node), _requested(node), "float", False, *known))
+    return found
 
 
 def runner(folder: Path) -> Runner:

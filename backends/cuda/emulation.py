@@ -29,7 +29,7 @@ class Traffic(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             *("shared_wavefronts", "shared_ideal", "global_sectors", "global_ideal"),
-            *("mma_s8", "mma_s4", "mma_b1", "mma_f16", "mma_e4m3", "barriers"),
+            *("mma_s8", "mma_s4", "mma_b1", "mma_f16", "mma_e4m3", "wgmma", "barriers"),
         )
     )
 

@@ -108,19 +108,19 @@ def run_layer(
         layer: the layer.
         driver: what runs it.
         capability: of the library's architecture.
-        inputs: [..., width] each, as its ports say.
+        inputs: [..., width] each, as its ports say, or of the shape that they give a row.
         weights: in its order, counters behind them; all on the device.
 
     Returns:
-        results, [..., width] each.
+        results, likewise.
 
     Raises:
         VerifyError: for inputs that are not as the ports say, and where kernels cannot be started.
     """
     _check(layer, inputs)
     taken = [value.contiguous() for value in inputs]
-    lead = inputs[0].shape[:-1]
-    results = [torch.empty(*lead, port.width, dtype=port.dtype, device=inputs[0].device) for port in layer.outputs]
+    lead = inputs[0].shape[: -len(layer.inputs[0].dims)]
+    results = [torch.empty(*lead, *port.dims, dtype=port.dtype, device=inputs[0].device) for port in layer.outputs]
     rows = lead.numel()
     if rows == 0:
         return results
@@ -174,9 +174,10 @@ def _workspace(variant: Variant, rows: int, device: torch.device) -> list[Tensor
 
 def _check(layer: Layer, inputs: Sequence[Tensor]) -> None:
     for value, port in zip(inputs, layer.inputs, strict=True):
-        if value.dtype != port.dtype or value.shape[-1] != port.width:
+        if value.dtype != port.dtype or value.shape[-len(port.dims) :] != port.dims:
+            row = ", ".join(map(str, port.dims))
             raise VerifyError(
-                f"layer {layer.name} takes {port.dtype} [..., {port.width}], not {value.dtype} {list(value.shape)}"
+                f"layer {layer.name} takes {port.dtype} [..., {row}], not {value.dtype} {list(value.shape)}"
             )
 
 
@@ -187,8 +188,9 @@ def _run(inputs: list[Tensor], weights: list[Tensor], folder: str, digest: str, 
 
 
 def _shapes(inputs: list[Tensor], weights: list[Tensor], folder: str, digest: str, layer: str) -> list[Tensor]:
-    ports = opened(folder, digest).layers[layer].outputs
-    return [inputs[0].new_empty((*inputs[0].shape[:-1], port.width), dtype=port.dtype) for port in ports]
+    called = opened(folder, digest).layers[layer]
+    lead = inputs[0].shape[: -len(called.inputs[0].dims)]
+    return [inputs[0].new_empty((*lead, *port.dims), dtype=port.dtype) for port in called.outputs]
 
 
 _LIBRARY.impl("cuda_layer", _run, "CUDA")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qcompiler.backends.cuda.image_guards import IMAGE_GUARDS
 from qcompiler.backends.cuda.reading import MOST_WIDTH
 from qcompiler.backends.lowering import guards
 from qcompiler.ir.program import Node, Program
@@ -34,4 +35,4 @@ def _inputs(program: Program, node: Node) -> int | None:
     return width if isinstance(width, int) else None
 
 
-GUARDS: Mapping[str, Guard] = {**guards.GUARDS, "row_fits": row_fits, "whole_vectors": whole_vectors}
+GUARDS: Mapping[str, Guard] = {**guards.GUARDS, **IMAGE_GUARDS, "row_fits": row_fits, "whole_vectors": whole_vectors}

@@ -77,12 +77,17 @@ def count_negative(packed: np.ndarray) -> np.ndarray:
     return np.unpackbits(packed, axis=1).sum(1, dtype=np.int32)
 
 
-def group_scales(scales: np.ndarray) -> np.ndarray:
-    """Scales of groups as kernels read them: neighbours in a column's group are neighbouring columns.
+def by_group(values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    """What groups have, as kernels read it: neighbours are the same group of neighbouring columns.
 
-    Shapes: scales [N, groups] -> [groups, N filled up to 2] float16.
+    Shapes: values [N, groups] -> [groups, N filled up to 2] of `dtype`.
     """
-    return np.ascontiguousarray(np.pad(scales.T, ((0, 0), (0, len(scales) % 2))).astype(np.float16))
+    return np.ascontiguousarray(np.pad(values.T, ((0, 0), (0, len(values) % 2))).astype(dtype))
+
+
+def group_scales(scales: np.ndarray) -> np.ndarray:
+    """Scales of groups as kernels read them: [N, groups] -> [groups, N filled up to 2] float16."""
+    return by_group(scales, np.float16)
 
 
 def _filled(codes: np.ndarray, bits: int) -> np.ndarray:

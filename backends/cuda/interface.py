@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcompiler.backends.cuda.arch import architecture
 from qcompiler.backends.cuda.arguments import struct_text
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.layer import (
@@ -102,7 +103,7 @@ def _values(library: Library, folder: Path) -> Mapping[str, object]:
         "prefix": library.name.upper(),
         "compute": library.compute,
         "architectures": ", ".join(f"sm_{one}" for one in library.capabilities),
-        "compiled": [(one, code.cubin, code.source) for one, code in library.code.items()],
+        "compiled": [(one, architecture(one).code, code.cubin, code.source) for one, code in library.code.items()],
         "alignment": ALIGNMENT,
         "zeroed_bytes": -(-4 * library.counters // ALIGNMENT) * ALIGNMENT,
         "weights_file": WEIGHTS_FILE,
@@ -278,7 +279,7 @@ def _ports(layer: Layer) -> Sequence[Mapping[str, object]]:
         {
             "name": f"{word}{index}" if len(ports) > 1 else word,
             "element": port.element,
-            "width": port.width,
+            "row": ", ".join(map(str, port.dims)),
             "result": result,
         }
         for ports in (taken, given)

@@ -121,10 +121,22 @@ class Variant(Strict):
 
 
 class Port(Strict):
-    """An input or a result: `[rows, width]`, dense."""
+    """An input or a result: `[rows, width]`, dense.
+
+    Args:
+        width: elements of a row.
+        element: their kind.
+        shape: of a row in torch, empty where it is the width alone; an image is a row of the call.
+    """
 
     width: int
     element: Element
+    shape: tuple[int, ...] = ()
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Of a row in torch."""
+        return self.shape or (self.width,)
 
     @property
     def dtype(self) -> torch.dtype:

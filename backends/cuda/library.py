@@ -28,7 +28,7 @@ PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.safetensors"
 SOURCES = "kernels"
 _INCLUDE = re.compile(r'^#include "(\w+\.\w+)"', re.MULTILINE)
-_NOT_SHIPPED = frozenset({"qc_emulation.h"})
+_NOT_SHIPPED = frozenset({"qc_emulation.h", "qc_warpgroup_emulation.h"})
 """Headers that no compiler of CUDA reads."""
 
 
@@ -105,7 +105,7 @@ def write_library(
     (folder / SOURCES).mkdir()
     weights = folder / WEIGHTS_FILE
     try:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, weights)
+        save_file(_apart(tensors), weights)
     except SafetensorError as error:
         raise system_error(error, weights) from error
     weights.chmod(folder.stat().st_mode & 0o666)
@@ -188,6 +188,17 @@ def _compiled(
 def _cubin(chosen: tuple[Chosen, ...], target: Architecture) -> Compiled:
     """Models of one kind have the same kernels, and compiling them takes longer than all the rest."""
     return compile_cubin(chosen, target)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, each with memory of its own: layers that are called twice share what is not packed."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in taken else tensor.contiguous()
+        taken.add(place)
+    return found
 
 
 def _headers(chosen: Sequence[Chosen]) -> dict[str, str]:

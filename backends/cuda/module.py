@@ -137,10 +137,16 @@ class _Builder:
     def _as_port(self, source: Node, port: Port) -> Node:
         """Reals as a layer reads them: some kernels take half precision, whatever the model computes in."""
         made = self.made[source]
-        found = self.program.op(source) == ops.GETITEM and source.all_input_nodes[0].target is ops.kernel
-        if found or not port.dtype.is_floating_point or port.dtype == self.compute:
+        if not port.dtype.is_floating_point or port.dtype == self._floats(source):
             return made
         return self.graph.call_method("to", (made, port.dtype))
+
+    def _floats(self, source: Node) -> torch.dtype:
+        """In which a value is held: the library's floats, and what a layer with several results says of each."""
+        index = source.args[1] if self.program.op(source) == ops.GETITEM else None
+        if not isinstance(index, int) or source.all_input_nodes[0].target is not ops.kernel:
+            return self.compute
+        return self.layers[str(source.all_input_nodes[0].args[0])].outputs[index].dtype
 
     def _call(self, node: Node) -> Node:
         args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: self.made[source])

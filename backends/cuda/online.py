@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,30 +19,7 @@ from qcompiler.ir import ops
 from qcompiler.ir.online import split
 from qcompiler.ir.program import Node, Program
 
-_QUANTIZERS = (ops.quantize, ops.choose_qparams)
 _HALVES: dict[Kind, torch.dtype] = {"f16": torch.float16, "bf16": torch.bfloat16}
-
-
-class Online(Protocol):
-    """A change of basis of rows."""
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel that makes it and quantizes."""
-        ...
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """What the kernel reads besides activations, by the names of its arguments."""
-        ...
-
-    def instance(self, kind: Kind, width: int) -> Instance:
-        """Which of its functions; raises UnsupportedError when there is none."""
-        ...
-
-    def arguments(self) -> dict[str, Argument]:
-        """Of the kernel, beside those of any quantizer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,12 +39,12 @@ class Hadamard:
 
     @property
     def kernel(self) -> str:
-        """See `Online`."""
+        """See `fronts.Front`."""
         return "hadamard"
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """See `Online`."""
+        """See `fronts.Front`."""
         found: dict[str, Tensor] = {}
         if self.signs is not None:
             found["signs"] = torch.from_numpy(np.packbits(self.signs.numpy() < 0, bitorder="little"))
@@ -75,12 +52,16 @@ class Hadamard:
             found["matrix"] = hadamard(core(self.block)).float()
         return found
 
+    def widths(self, width: int) -> tuple[int, ...]:
+        """See `fronts.Front`."""
+        return (width,)
+
     def instance(self, kind: Kind, width: int) -> Instance:
-        """See `Online`."""
+        """See `fronts.Front`."""
         return choose_hadamard(kind, width, self.block)
 
-    def arguments(self) -> dict[str, Argument]:
-        """See `Online`."""
+    def arguments(self, sources: Sequence[Argument]) -> dict[str, Argument]:
+        """See `fronts.Front`."""
         size = core(self.block)
         named: dict[str, Argument] = {name: Weight(weight=name) for name in self.weights}
         return named | {
@@ -109,21 +90,25 @@ class Kronecker:
 
     @property
     def kernel(self) -> str:
-        """See `Online`."""
+        """See `fronts.Front`."""
         return "kronecker"
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """See `Online`."""
+        """See `fronts.Front`."""
         _, outer, inner = choose_kronecker(self.kind, len(self.left), len(self.right))
         return {"left": self._filled(self.left.mT, outer), "right": self._filled(self.right, inner)}
 
+    def widths(self, width: int) -> tuple[int, ...]:
+        """See `fronts.Front`."""
+        return (width,)
+
     def instance(self, kind: Kind, width: int) -> Instance:
-        """See `Online`."""
+        """See `fronts.Front`."""
         return choose_kronecker(kind, len(self.left), len(self.right))[0]
 
-    def arguments(self) -> dict[str, Argument]:
-        """See `Online`."""
+    def arguments(self, sources: Sequence[Argument]) -> dict[str, Argument]:
+        """See `fronts.Front`."""
         sizes: dict[str, Argument] = {"outer": len(self.left), "inner": len(self.right)}
         return {"left": Weight(weight="left"), "right": Weight(weight="right")} | sizes
 
@@ -133,10 +118,8 @@ class Kronecker:
         return whole
 
 
-def online_of(program: Program, node: Node, kind: Kind) -> tuple[Node, Online | None]:
-    """What a quantizer reads in truth, and the change of basis in front of it that its kernel can take in."""
-    if node.op != "call_function" or any(user.target not in _QUANTIZERS for user in node.users):
-        return node, None
+def online_of(program: Program, node: Node, kind: Kind) -> tuple[Node, Hadamard | Kronecker | None]:
+    """What quantizers read in truth whose operator `node` nobody else reads, and the change of basis that it is."""
     width = program.shape(node)[-1]
     source, found = _basis(program, node, kind)
     if found is None or source is None or not isinstance(width, int):
@@ -148,7 +131,7 @@ def online_of(program: Program, node: Node, kind: Kind) -> tuple[Node, Online | 
     return source, found
 
 
-def _basis(program: Program, node: Node, kind: Kind) -> tuple[Node | None, Online | None]:
+def _basis(program: Program, node: Node, kind: Kind) -> tuple[Node | None, Hadamard | Kronecker | None]:
     """The change of basis that a node is, and what it reads."""
     op = program.op(node)
     if op not in ops.ONLINE_OPS:

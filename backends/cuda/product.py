@@ -10,19 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qcompiler.backends.cuda.integer_packing import interleave, pack_bytes, pack_nibbles
+from qcompiler.backends.cuda.codes import shift_of
+from qcompiler.backends.cuda.groups import (
+    block_of,
+    group_of,
+    has_zeros,
+    packed_group_scales,
+    packed_group_zeros,
+    scales_of,
+    way_of_groups,
+)
+from qcompiler.backends.cuda.integer_packing import count_negative, interleave, pack_bytes, pack_nibbles, pack_signs
 from qcompiler.backends.cuda.kernels.float8 import choose_f8
 from qcompiler.backends.cuda.kernels.integers import choose_i8
-from qcompiler.backends.cuda.kernels.low_bit import choose_w4a4, choose_wna8
+from qcompiler.backends.cuda.kernels.low_bit import choose_b1, choose_w4a4, choose_wna8
 from qcompiler.backends.cuda.kernels.tiles import Choice
 from qcompiler.backends.cuda.layer import Argument, Counters, Launch, Rows, Weight
 from qcompiler.backends.cuda.reading import Places, Reading
 from qcompiler.backends.cuda.settings import Compute
 from qcompiler.backends.cuda.steps import Plan
-from qcompiler.formats import FP8_E4M3, Integer
+from qcompiler.formats import BINARY, FP8_E4M3, TERNARY, Integer
 from qcompiler.spec import QuantSpec
 
-Way = Literal["i8", "w4a8", "w2a8", "w4a4", "e4m3"]
+Way = Literal["i8", "w4a8", "w2a8", "w4a4", "e4m3", "b1"]
 OUT_KINDS: dict[Compute, int] = {"float32": 0, "float16": 1, "bfloat16": 2}
 """The numbers that the argument `out_kind` takes."""
 
@@ -55,15 +65,29 @@ class Matrix:
         """Inputs."""
         return self.codes.shape[1]
 
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale; 0 where an output has one."""
+        return group_of(self.spec)
+
+    def __str__(self) -> str:
+        groups = f" in groups of {self.group}" if self.group else ""
+        return f"{self.spec.format.name}{groups} [{self.columns}, {self.depth}]"
+
 
 def way_of(matrix: QuantSpec, reading: QuantSpec) -> Way | None:
-    """How these two are multiplied; None when there is no kernel for weights with one scale or one per output."""
+    """How these two are multiplied; None when there is no kernel."""
+    if group_of(matrix):
+        return way_of_groups(matrix, reading)
     plain = matrix.parts is None and len(matrix.levels) == 1 and matrix.symmetric
-    if not plain or matrix.block not in ((1, -1), (-1, -1)):
+    if not plain or matrix.block not in ((1, -1), (-1, -1)) or block_of(reading):
         return None
     if matrix.format == reading.format == FP8_E4M3:
         return "e4m3"
-    weight, source = matrix.format, reading.format
+    if matrix.format == reading.format == BINARY:
+        return "b1"
+    weight = Integer(2, signed=True) if matrix.format in (BINARY, TERNARY) else matrix.format
+    source = reading.format
     if not isinstance(weight, Integer) or not isinstance(source, Integer) or not weight.signed or weight.bits > 8:
         return None
     if source.bits == 4:
@@ -83,17 +107,36 @@ def packed(matrix: Matrix, reading: Reading, bias: Tensor | None) -> dict[str, T
     codes = np.zeros((matrix.columns, reading.stored_width), np.int8)
     way = way_of(matrix.spec, reading.spec)
     real = matrix.spec.format.encode(matrix.codes).to(torch.uint8).view(torch.int8) if way == "e4m3" else matrix.codes
-    codes[:, : matrix.depth] = real.to(torch.int8).numpy()
-    found = {"codes": _ordered(codes, way), "scale": matrix.scale.reshape(-1).float()}
+    codes[:, : matrix.depth] = (real + shift_of(matrix.spec)).to(torch.int8).numpy()
+    found = {"codes": _ordered(codes, way)}
+    found |= _of_groups(matrix, reading, codes) if matrix.group else _of_columns(matrix, reading, codes, way)
     if reading.scale is not None:
         found["input_scale"] = torch.tensor([reading.scale])
-    sums = torch.from_numpy(codes.sum(1, dtype=np.int32))
-    if reading.moving_zero:
-        found["sums"] = sums
-    elif reading.fixed_zero and way != "e4m3":
-        found["total_bias"] = -reading.fixed_zero * sums
+    if way == "b1":
+        found["sums"] = torch.from_numpy(count_negative(found["codes"].numpy()))
     if bias is not None:
         found["bias"] = bias.reshape(-1).float()
+    return found
+
+
+def _of_columns(matrix: Matrix, reading: Reading, codes: np.ndarray, way: Way | None) -> dict[str, Tensor]:
+    """What belongs to whole columns: scales, and what the zero points of inputs take from sums."""
+    found, sums = {"scale": matrix.scale.reshape(-1).float()}, torch.from_numpy(codes.sum(1, dtype=np.int32))
+    if reading.moving_zero:
+        found["sums"] = sums
+    elif reading.fixed_zero and way not in ("b1", "e4m3"):
+        found["total_bias"] = -reading.fixed_zero * sums
+    return found
+
+
+def _of_groups(matrix: Matrix, reading: Reading, codes: np.ndarray) -> dict[str, Tensor]:
+    """The same of groups."""
+    found = {"group_scale": packed_group_scales(matrix.scale)}
+    if has_zeros(matrix.spec, reading.spec):
+        stored = codes[:, : matrix.depth]
+        found |= packed_group_zeros(stored, matrix.zero_point, shift_of(matrix.spec), matrix.group)
+        if not reading.moving_zero:
+            found["input_zero"] = torch.tensor([reading.fixed_zero], dtype=torch.int32)
     return found
 
 
@@ -122,17 +165,24 @@ def launch_product(
         "input": places.codes,
         "weight": Weight(weight="codes"),
         "out": out,
-        "input_scale": places.scale or Weight(weight="input_scale"),
-        "weight_scale": Weight(weight="scale"),
+        "input_scale": None if reading.block else places.scale or Weight(weight="input_scale"),
+        "input_group_scale": places.scale if reading.block else None,
+        "weight_scale": _weight(weights, "scale"),
+        "group_scale": _weight(weights, "group_scale"),
         "bias": _weight(weights, "bias"),
         "total_bias": _weight(weights, "total_bias"),
-        "row_zero": places.zero,
+        "row_zero": None if matrix.group else places.zero,
+        "group_sum": _weight(weights, "group_sum"),
+        "group_zero": _weight(weights, "group_zero"),
+        "input_zero": places.zero or _weight(weights, "input_zero") if matrix.group else None,
+        "input_zeros": int(places.zero is not None),
         "column_sum": _weight(weights, "sums"),
         "rows": Rows(rows=1),
         "columns": matrix.columns,
-        "depth": reading.stored_width,
+        "depth": matrix.depth if reading.format == "signs" else reading.stored_width,
+        "group": matrix.group,
         "input_scales": int(places.scale is not None),
-        "weight_scales": int(weights["scale"].numel() > 1),
+        "weight_scales": int(matrix.scale.numel() > 1),
         "out_kind": OUT_KINDS[reading.compute],
         **split_arguments(plan, choice),
         **beside,
@@ -150,16 +200,18 @@ def split_arguments(plan: Plan, choice: Choice) -> dict[str, Argument]:
 
 
 def _choose(plan: Plan, matrix: Matrix, reading: Reading) -> Choice:
-    sizes = (plan.rows, matrix.columns, reading.stored_width)
+    sizes, scales = (plan.rows, matrix.columns, reading.stored_width), scales_of(matrix.spec, reading.spec)
     match way_of(matrix.spec, reading.spec):
         case "w4a4":
-            return choose_w4a4(*sizes, 0, plan.architecture)
+            return choose_w4a4(*sizes, matrix.group, plan.architecture, scales)
         case "w4a8":
-            return choose_wna8(*sizes, 4, 0, plan.architecture)
+            return choose_wna8(*sizes, 4, matrix.group, plan.architecture, scales)
         case "w2a8":
-            return choose_wna8(*sizes, 2, 0, plan.architecture)
+            return choose_wna8(*sizes, 2, matrix.group, plan.architecture, scales)
         case "e4m3":
             return choose_f8(*sizes, plan.architecture)
+        case "b1":
+            return choose_b1(*sizes, plan.architecture)
         case _:
             return choose_i8(*sizes, plan.architecture)
 
@@ -173,6 +225,8 @@ def _ordered(codes: np.ndarray, way: Way | None) -> Tensor:
             return torch.from_numpy(interleave(codes, 4))
         case "w2a8":
             return torch.from_numpy(interleave(codes, 2))
+        case "b1":
+            return torch.from_numpy(pack_signs(np.where(codes == 0, 1, codes)))
         case _:
             return torch.from_numpy(pack_bytes(codes))
 

@@ -7,6 +7,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from qcompiler.backends.cuda.arch import architecture
 from qcompiler.backends.cuda.library import SOURCES, Code
 from qcompiler.errors import InputError, UnsupportedError
 
@@ -32,7 +33,7 @@ def compile_here(folder: Path, code: Code, capability: int) -> bytes:
     program = ctypes.c_void_p()
     made = library.nvrtcCreateProgram(ctypes.byref(program), source, code.source.encode(), 0, None, None)
     _check(library, program, made)
-    texts = (_STANDARD, f"--gpu-architecture=sm_{capability}", f"--include-path={folder / SOURCES}")
+    texts = (_STANDARD, f"--gpu-architecture=sm_{architecture(capability).code}", f"--include-path={folder / SOURCES}")
     options = (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
     try:
         _check(library, program, library.nvrtcCompileProgram(program, len(texts), options))

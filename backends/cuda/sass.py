@@ -17,7 +17,9 @@ _FUNCTION = re.compile(r"^\.text\.(\w+):$")
 _LABEL = re.compile(r"^(\.L_x_\w+):$")
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)\s*(.*?)\s*;")
 _TARGET = re.compile(r"`\((\.L_x_\w+)\)")
-_MATRIX = ("HMMA", "IMMA", "BMMA", "QMMA", "HGMMA", "IGMMA", "OMMA")
+_MATRIX = ("HMMA", "IMMA", "BMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA", "OMMA")
+_WARPGROUP = 16
+"""Products of one warp, at least, that one of four warps is."""
 _SECONDS = 600
 
 
@@ -71,7 +73,8 @@ def disassemble(cubin: bytes) -> Mapping[str, Listing]:
 
 
 def _weight(span: tuple[str, ...]) -> tuple[int, int]:
-    products = sum(opcode.split(".")[0] in _MATRIX for opcode in span)
+    matrix = [opcode.split(".")[0] for opcode in span if opcode.split(".")[0] in _MATRIX]
+    products = sum(_WARPGROUP if opcode.endswith("GMMA") else 1 for opcode in matrix)
     return products, sum(opcode.startswith(("LDG", "LDS", "IDP", "HFMA2", "FFMA")) for opcode in span)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ class Settings(BaseModel):
         compute: in which floats activations lie on the device, and operators between layers compute.
         build: `ahead` compiles with nvcc while the model is written, `later` leaves it to the machine that runs it, and
             `auto` compiles ahead where nvcc is found.
+        wgmma: whether layers of many rows take Hopper's instructions of four warps together.
         device: where `artifact(x)` runs: on a GPU, or its kernels lane by lane on this processor, which is slow.
         passes: texts of passes that run right after the canonical ones; the compiler reads them.
         stored: widths of the codes of each kernel's weight; `Target.stored` reads them.
@@ -37,6 +39,7 @@ class Settings(BaseModel):
     architectures: tuple[int, ...] = Field(default=(80, 86, 89, 90), min_length=1)
     compute: Compute = "float16"
     build: Literal["auto", "ahead", "later"] = "auto"
+    wgmma: bool = False
     device: Literal["cuda", "emulation"] = "cuda"
     passes: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -52,7 +55,8 @@ class Settings(BaseModel):
     @property
     def generations(self) -> tuple[Architecture, ...]:
         """The architectures, oldest first."""
-        return tuple(architecture(one) for one in self.architectures)
+        found = (architecture(one) for one in self.architectures)
+        return tuple(replace(one, wgmma=self.wgmma and one.capability == 90) for one in found)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -26,6 +26,9 @@ _USED = re.compile(
     re.DOTALL,
 )
 
+_SERIALIZED = re.compile(r"instructions are serialized due to .*")
+"""What the assembler says of products that could run asynchronously, but do not: no warning to it."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -86,8 +89,14 @@ def compile_cubin(chosen: Sequence[Chosen], target: Architecture) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="qc_cuda_") as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         source.write_text(source_of(chosen))
-        command = [str(nvcc), "-std=c++17", f"-arch={target.name}", "-Werror=all-warnings", "-Xptxas=-v,-warn-spills"]
+        code = f"-gencode=arch=compute_{target.code},code=sm_{target.code}"
+        command = [str(nvcc), "-std=c++17", code, "-Werror=all-warnings", "-Xptxas=-v,-warn-spills"]
         told = _call([*command, f"-I{RUNTIME}", "-cubin", str(source), "-o", str(cubin)], source)
+        serialized = _SERIALIZED.search(told)
+        if serialized is not None:
+            raise InputError(
+                f"nvcc lets matrix products wait for one another: {serialized[0]}", where=target.name, step="build"
+            )
         usage = {
             name: Usage(int(registers), int(stack), int(stores) + int(loads))
             for name, stack, stores, loads, registers in _USED.findall(told)

@@ -1,4 +1,4 @@
-"""Weights that are codes of vectors in a table: which kernel takes them, and what it reads."""
+"""Weights that are codes of vectors in tables: which kernel takes them, and what it reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from qcompiler.backends.lowering.guards import batched, single_precision
 from qcompiler.ir.program import Node, Program, all_nodes
 
 CODEBOOK = "linear_codebook"
-_TABLES = {"table16": (1, 16), "codebook8d4": (4, 1 << 8), "codebook8d8": (8, 1 << 8), "codebook16d8": (8, 1 << 16)}
-"""Lengths of vectors, and entries of tables, by the ends of kernels' names; smaller tables come first."""
+_TABLES = {
+    "table4": (1, 4, 1),
+    "table8": (1, 8, 1),
+    "table16": (1, 16, 1),
+    "codebook8d4": (4, 1 << 8, 1),
+    "codebook8d8": (8, 1 << 8, 1),
+    "codebook16d8": (8, 1 << 16, 1),
+    "codebook8d4x2": (4, 1 << 8, 2),
+    "codebook8d8x2": (8, 1 << 8, 2),
+    "codebook16d8x2": (8, 1 << 16, 2),
+    "codebook8d8x4": (8, 1 << 8, 4),
+}
+"""Lengths of vectors, entries of a table, and tables, by the ends of kernels' names; those that read less come first.
+"""
 
 
 def takes(program: Program, node: Node, found: Vectors) -> bool:
@@ -37,7 +49,8 @@ def vectors_at(program: Program, node: Node) -> Vectors:
 def packed_vectors(found: Vectors, bias: Tensor | None, compute: Compute) -> Packed:
     """What a product reads besides activations.
 
-    The table is rounded to the kernel's floats, multiplied by the power of two that makes its largest entry 0.5 .. 1.
+    Tables are rounded to the kernel's floats, multiplied by the power of two that makes their largest entry 0.5 .. 1.
+    Where the kernel has more of them than the weight, the others hold zeros.
 
     Args:
         found: a weight for which `takes` is true.
@@ -45,19 +58,20 @@ def packed_vectors(found: Vectors, bias: Tensor | None, compute: Compute) -> Pac
         compute: the library's floats.
     """
     name = _name(found) or ""
-    length, entries = _TABLES[name]
+    length, entries, summands = _TABLES[name]
     group, depth = min(_group(found), found.inputs), found.inputs
     kind = kind_of(compute)
-    known = found.tables[0].detach().float()
-    power = int(torch.frexp(known.abs().max()).exponent)
-    table = torch.zeros(entries, length)
-    table[: len(known)] = torch.ldexp(known, torch.tensor(-power))
-    codes = found.codes[0][:, : depth // length].numpy().astype(np.uint32)
+    power = max(int(torch.frexp(one.detach().float().abs().max()).exponent) for one in found.tables)
+    tables = torch.zeros(summands, entries, length)
+    codes = np.zeros((len(found.factor), depth // length, summands), np.uint32)
+    for index, (one, known) in enumerate(zip(found.codes, found.tables, strict=True)):
+        tables[index, : len(known)] = torch.ldexp(known.detach().float(), torch.tensor(-power))
+        codes[..., index] = one[:, : depth // length].numpy()
     factor = found.factor.detach().float()
     tensors = {
-        "codes": torch.from_numpy(pack_codes(codes, name).view(np.int32)),
+        "codes": torch.from_numpy(pack_codes(codes.reshape(len(codes), -1), name).view(np.int32)),
         "scale": packed_scales(factor, name, kind, depth, group),
-        "table": table.to(dtype_of(kind)),
+        "table": tables.reshape(-1, length).to(dtype_of(kind)),
     }
     if bias is not None:
         tensors["bias"] = bias.reshape(-1).float()
@@ -65,11 +79,14 @@ def packed_vectors(found: Vectors, bias: Tensor | None, compute: Compute) -> Pac
 
 
 def _name(found: Vectors) -> str | None:
-    """The kernel's, for weights of one summand."""
-    if len(found.tables) != 1:
-        return None
-    size, length = found.tables[0].shape
-    return next((name for name, (one, most) in _TABLES.items() if one == length and size <= most), None)
+    """The kernel's, with room for all tables."""
+    size, summands = max(len(table) for table in found.tables), len(found.tables)
+    fitting = (
+        name
+        for name, (length, entries, most) in _TABLES.items()
+        if length == found.length and size <= entries and summands <= most
+    )
+    return next(fitting, None)
 
 
 def _group(found: Vectors) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qcompiler.backends.cuda.kernels.hopper_weight_only import choose_wgmma_wn
 from qcompiler.backends.cuda.kernels.weight_only import Kind, choose_wn
 from qcompiler.backends.cuda.layer import Argument, Element, Input, Launch, Rows, Weight
 from qcompiler.backends.cuda.product import Matrix, split_arguments
@@ -22,13 +23,16 @@ from qcompiler.backends.cuda.weight_only_packing import (
     pack_zeros,
     tensor_scale,
 )
-from qcompiler.formats import FP4_E2M1, FP8_E4M3, Codebook, Format, Integer
+from qcompiler.formats import BINARY, FP4_E2M1, FP8_E4M3, TERNARY, Codebook, Format, Integer
 from qcompiler.spec import QuantSpec
 
 _BITS = (2, 3, 4, 8)
+_WHOLE: Mapping[Format, Integer] = {TERNARY: Integer(2, signed=True), BINARY: Integer(2, signed=True)}
+"""Formats of few whole numbers, and the integers as which they are stored."""
 LEAST_GROUP = 16
 """Inputs that share a scale, at least."""
-_TABLE = 16
+_TABLES = (2, 3, 4)
+"""Bits of codes that are places in a table."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ def packed(matrix: Matrix, bias: Tensor | None, compute: Compute) -> Packed:
         zero = torch.zeros_like(scale) if matrix.zero_point is None else matrix.zero_point.float().reshape(scale.shape)
         pairs = pack_zeros((zero + half).expand(matrix.columns, -1).numpy(), matrix.depth, group)
         found["zero"] = torch.from_numpy(pairs.view(np.int32))
-    if name == "table16":
-        found["table"] = number.decode(torch.arange(_TABLE)).to(dtype_of(kind))
+    if name.startswith("table"):
+        found["table"] = number.decode(torch.arange(1 << number.storage_bits)).to(dtype_of(kind))
     if bias is not None:
         found["bias"] = bias.reshape(-1).float()
     outer = tensor_scale(matrix.scale.numpy(), matrix.outer)
@@ -114,7 +118,9 @@ def launch_weight_only(
         beside: further arguments.
     """
     columns, depth, group = weight.columns, weight.depth, weight.group
-    choice = choose_wn(weight.code, kind_of(compute), plan.rows, columns, depth, group, plan.architecture)
+    code, kind, target = weight.code, kind_of(compute), plan.architecture
+    choice = choose_wgmma_wn(code, kind, plan.rows, columns, depth, target)
+    choice = choice or choose_wn(code, kind, plan.rows, columns, depth, group, target)
     arguments: dict[str, Argument] = {
         "input": Input(input=0),
         "weight": Weight(weight="codes"),
@@ -137,16 +143,22 @@ def _coding(number: Format) -> str:
     """The end of the kernel's name; empty when there is none."""
     if isinstance(number, Integer):
         return f"w{number.bits}" if number.bits in _BITS and not number.narrow else ""
+    if number in _WHOLE:
+        return "w2"
     if number == FP4_E2M1:
         return "e2m1"
     if number == FP8_E4M3:
         return "e4m3"
-    return "table16" if number.storage_bits == 4 and not isinstance(number, Codebook) else ""
+    return (
+        f"table{1 << number.storage_bits}"
+        if number.storage_bits in _TABLES and not isinstance(number, Codebook)
+        else ""
+    )
 
 
 def _codes(matrix: Matrix) -> np.ndarray:
     """Unsigned codes [N, K]."""
-    number = matrix.spec.format
+    number = _WHOLE.get(matrix.spec.format, matrix.spec.format)
     if isinstance(number, Integer):
         shift = 1 << (number.bits - 1) if number.signed else 0
         return (matrix.codes.to(torch.int32) + shift).numpy().astype(np.uint32)

@@ -39,7 +39,8 @@ class Field:
 
 
 def pack_codes(codes: np.ndarray, name: str) -> np.ndarray:
-    """Unsigned codes [N, K], for vectors [N, K / dimension], in the order of kernel `gemm_<name>`.
+    """Unsigned codes [N, K] in the order of kernel `gemm_<name>`; for vectors [N, K / dimension], for sums of vectors
+    [N, K / dimension * summands], those of a vector one behind the other.
 
     Returns uint32 [ceil(N / 16), ceil(K / 64), 32 * words]; what is filled up is zeros.
     Raises SpecError for an unknown kernel, InputError for codes that are no matrix.
@@ -57,7 +58,7 @@ def pack_codes(codes: np.ndarray, name: str) -> np.ndarray:
 
 
 def unpack_codes(packed: np.ndarray, name: str, columns: int, depth: int) -> np.ndarray:
-    """Inverse of `pack_codes`: uint32 [columns, depth], or [columns, depth / dimension]."""
+    """Inverse of `pack_codes`: uint32 [columns, depth], or fewer codes, each for several numbers."""
     words, dimension = _words(name), _dimension(name)
     parts, start = [], 0
     for _, size in _pieces(words):
@@ -177,6 +178,8 @@ def fields(name: str) -> tuple[Field, ...]:
         "e4m3": _byte,
         "e2m1": _small_float,
         "table16": lambda i: (Field(i, 0, 4, 4 * i),),
+        "table8": lambda i: (_small_index(i), Field(i, 2, 1, 64 + 4 * (i % 8) + i // 8)),
+        "table4": lambda i: (_small_index(i),),
     }
     if name not in places:
         raise SpecError(f"no kernel reads weights as {name}", mend=f"kernels read {', '.join(CODES)}")
@@ -195,6 +198,11 @@ def _byte(code: int) -> tuple[Field, ...]:
     return (Field(code, 0, 8, 32 * (pair // 2) + 16 * (code % 2) + (0 if pair % 2 else 8)),)
 
 
+def _small_index(code: int) -> Field:
+    eight = code // 8
+    return Field(code, 0, 2, 32 * (eight // 2) + 4 * (code % 8) + 2 * (eight % 2))
+
+
 def _small_float(code: int) -> tuple[Field, ...]:
     pair, upper = code // 2, 16 * (code % 2)
     word, place = 32 * (pair // 4) + upper, pair % 4
@@ -202,7 +210,11 @@ def _small_float(code: int) -> tuple[Field, ...]:
 
 
 def _dimension(name: str) -> int:
-    return int(name[-1]) if name.startswith("codebook") else 1
+    """Numbers for a code."""
+    if not name.startswith("codebook"):
+        return 1
+    length, _, summands = name.rpartition("d")[2].partition("x")
+    return int(length) // int(summands or "1")
 
 
 def _words(name: str) -> int:

@@ -134,6 +134,28 @@ CODEBOOK_SEMANTICS: Mapping[str, Semantics] = {
     )
 }
 """The same of codes of vectors."""
+GROUPED_SEMANTICS: Mapping[str, Semantics] = {
+    name: Semantics(
+        formula,
+        "int32",
+        fused=True,
+        most_terms=MOST_TERMS,
+        note="groups are added up in order, in float32; kernels for few rows, and blocks that share a sum, add them in "
+        "another one; onnxruntime has no such kernel",
+    )
+    for names, formula in (
+        (
+            ("linear_grouped", "linear_grouped_int4"),
+            "(sum over groups of float(sum (qx - zx) (qw - zw)) * sw) * sx + b, each step an fma",
+        ),
+        (
+            ("linear_blocked", "linear_blocked_int4"),
+            "sum over groups of float(sum (qx - zx) (qw - zw)) * (sx * sw) + b, each step an fma",
+        ),
+    )
+    for name in names
+}
+"""The same of weights in groups under codes of activations."""
 WHOLE_SEMANTICS: Mapping[str, Semantics] = {
     "softmax": Semantics(
         "e = round(exp(-(largest q - q) * sx) * 2^31); clip(round(e * floor(m 2^37 / sum e) / 2^s) + zy), "

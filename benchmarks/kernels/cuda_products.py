@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.kernels.cuda_common import Argument, Arguments, Call, Case, Place
 from qcompiler.backends.cuda import integer_packing as packing
+from qcompiler.backends.cuda.groups import packed_group_zeros
 from qcompiler.backends.cuda.kernels.float8 import choose_f8
 from qcompiler.backends.cuda.kernels.integers import choose_i8
 from qcompiler.backends.cuda.kernels.low_bit import choose_b1, choose_w4a4, choose_wna8
@@ -21,6 +23,8 @@ _F16 = 1
 _RANK = 32
 _SUBNORMAL = 2.0**-24
 """Of float16: its smallest results are off by half of that."""
+HOPPER = 90
+"""Its products of four warps together are timed beside the others, whatever is chosen by default."""
 _CHECKED = 256
 """Rows that are compared."""
 Peers = dict[str, Callable[[], Call]]
@@ -74,6 +78,7 @@ def product(
     if group:
         scales = rng.uniform(0.5, 1.5, (columns, -(-depth // group)))
         arguments |= {"group_scale": torch.from_numpy(packing.group_scales(scales)), "group": group}
+        arguments |= _beside_groups(rng, choice.instance, w, rows, group)
     if low_rank:
         arguments |= {"low": torch.randn(rows, _RANK).half(), "up": torch.randn(columns, _RANK).half(), "rank": _RANK}
     if "b1_and" in choice.instance:
@@ -93,6 +98,7 @@ def product(
 
 
 _MOVED = ("input", "weight", "out", "group_scale")
+_OF_GROUPS = ("group_scale", "input_group_scale", "group_zero", "input_zero")
 
 
 def timed(place: Place) -> Iterator[Case]:
@@ -111,12 +117,16 @@ def timed(place: Place) -> Iterator[Case]:
     if not small:
         for size in ((512, 4096, 4096), (2048, 14336, 4096), (8192, 8192, 8192)):
             yield product(place, "i8", *size)
+    if not small and place.architecture.capability == HOPPER:
+        allowed = replace(place, architecture=replace(place.architecture, wgmma=True))
+        for size in ((64, 4096, 4096), (512, 4096, 4096), (4096, 4096, 4096), (2048, 14336, 4096), (8192, 8192, 8192)):
+            yield from (product(allowed, way, *size) for way in ("i8", "f8"))
 
 
 def every_instance(place: Place, kernel: str, instance: str, seed: int) -> Case:
     """A small ragged case for one instance."""
     way = next(one for one in ("w4a8", "w2a8", "w4a4", "b1", "f8", "i8") if f"_{one}" in instance)
-    group = 64 if "groups" in instance else 0
+    group = 64 if any(scales in instance for scales in ("groups", "blocks", "zeros", "moved")) else 0
     rows, columns, depth = 5 + seed % 150, 33 + seed % 140, 65 + seed % 500
     low_rank = way == "w4a4" and seed % 2 == 0
     return product(place, way, rows, columns, depth, group, low_rank, (kernel, instance))
@@ -180,14 +190,44 @@ def _wrong(x: np.ndarray, w: np.ndarray, group: int, floats: bool, given: Argume
         expected = ((a @ b.T).float() * scale).half()
         return "" if torch.equal(out, expected) else f"{int((out != expected).sum())} of {out.numel()} results differ"
     if group:
-        steps = _tensor(given["group_scale"]).cpu().double()[:, : len(w)].T.repeat_interleave(group, 1)
-        b = b * steps[:, : b.shape[1]]
+        a, b = _with_groups(a, b, group, given)
     real, sizes = a @ b.T * scale.double(), a.abs() @ b.abs().T * scale.double()
     if given.get("low") is not None:
         low, up = (_tensor(given[name]).cpu().double() for name in ("low", "up"))
         real, sizes = real + low[:_CHECKED] @ up.T, sizes + low[:_CHECKED].abs() @ up.abs().T
     off = (out.double() - real).abs() > 2.0**-10 * real.abs() + (2.0**-9 if floats else 2.0**-18) * sizes + _SUBNORMAL
     return f"{int(off.sum())} of {off.numel()} results are off" if off.any() else ""
+
+
+def _beside_groups(rng: np.random.Generator, instance: str, w: np.ndarray, rows: int, group: int) -> Arguments:
+    """Scales of blocks of inputs, or zero points on both sides, for the instances that have them."""
+    groups = -(-w.shape[1] // group)
+    if "blocks" in instance:
+        return {"input_group_scale": torch.from_numpy(rng.uniform(0.5, 1.5, (rows, groups)).astype(np.float32))}
+    both = "zeros" in instance
+    if not both and "moved" not in instance:
+        return {}
+    zeros = torch.from_numpy(rng.integers(-2, 2, (len(w), groups))) if both else None
+    moved = torch.from_numpy(rng.integers(-128, 128, rows if both else 1, dtype=np.int32))
+    return {**packed_group_zeros(w, zeros, 0, group), "input_zero": moved, "input_zeros": int(both)}
+
+
+def _with_groups(a: Tensor, b: Tensor, group: int, given: Arguments) -> tuple[Tensor, Tensor]:
+    """Both sides less their zero points, times scales of groups."""
+    named = {name: _tensor(given[name]).cpu() for name in _OF_GROUPS if given.get(name) is not None}
+
+    def every(name: str) -> Tensor:
+        values = named[name].double()
+        by_row = values if name == "input_group_scale" else values[:, : len(b)].T
+        return by_row.repeat_interleave(group, 1)[:, : b.shape[1]]
+
+    if "input_zero" in named:
+        a = a - named["input_zero"][: len(a), None].double()
+    if "group_zero" in named:
+        b = b - every("group_zero")
+    if "input_group_scale" in named:
+        a = a * every("input_group_scale")[: len(a)]
+    return a, b * every("group_scale")
 
 
 def _reals(codes: np.ndarray, floats: bool) -> Tensor:

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.cuda_common import Argument, Arguments, Call, Case, Place
+from qcompiler.backends.cuda.integer_packing import pack_signs
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.kernels.quantizers import (
+    ACTIVATIONS,
     FORMATS,
     SCALES,
+    Activation,
     CodeFormat,
     Kind,
     choose,
+    choose_activation,
     choose_hadamard,
     choose_kronecker,
 )
@@ -33,6 +37,7 @@ SPECS: dict[CodeFormat, QuantSpec] = {
     "int4": QuantSpec.parse("int4 sym block=(1,-1) scale=f32 dynamic"),
     "e4m3": QuantSpec.parse("fp8e4m3 sym block=(1,-1) scale=f32 dynamic"),
 }
+_SIGNS = QuantSpec.parse("binary sym block=(1,-1) scale=f32 dynamic")
 _CHECKED = 64
 """Rows at either end that are compared: the meaning runs on the processor."""
 _EPS = 1e-5
@@ -45,6 +50,34 @@ def quantize_rows(place: Place, kind: Kind, format_: CodeFormat, rows: int, widt
     arguments = _arguments(place, x, format_, rows, width)
     name = instance or choose(KERNELS["quantize_rows"], kind, int(str(arguments["out_width"]))).name
     return _case(place, "quantize_rows", name, f"{rows}x{width} {kind} -> {format_}", arguments, lambda part: part)
+
+
+def signs(place: Place, kind: Kind, rows: int, width: int, instance: str = "") -> Case:
+    """Per-token signs; equal to the meaning bit for bit."""
+    out_width = -(-width // 128) * 128
+    x = _activations(place, kind, rows, width)
+    arguments: Arguments = {
+        "input": x,
+        "out": torch.full((rows, out_width // 8), 0x55, dtype=torch.uint8, device=place.device),
+        "scale": torch.zeros(rows, device=place.device),
+        "rows": rows,
+        "width": width,
+        "stride": width,
+        "out_width": out_width,
+        "fixed_scale": 0.0,
+    }
+
+    def wrong(given: Arguments) -> str:
+        part, found, scales = (_ends(given[name]) for name in ("input", "out", "scale"))
+        scale, zero = choose_qparams(part.float(), _SIGNS)
+        assert isinstance(scale, Tensor)
+        expected = pack_signs(quantize(part.float(), scale, zero, _SIGNS).numpy())
+        equal = torch.equal(found, torch.from_numpy(expected)) and torch.equal(scales, scale[:, 0])
+        return "" if equal else "signs or scales differ from the meaning"
+
+    name = instance or choose(KERNELS["signs"], kind, out_width).name
+    shape = f"{rows}x{width} {kind} -> signs"
+    return Case("signs", name, shape, arguments, wrong, _moved(arguments), 0, {"copy": _copy(place, arguments)})
 
 
 def quantize_blocks(place: Place, kind: Kind, name: str, rows: int, width: int, instance: str = "") -> Case:
@@ -111,6 +144,34 @@ def norm_quantize(place: Place, kind: Kind, centred: bool, rows: int, width: int
     )
 
 
+def activate_quantize(
+    place: Place, kind: Kind, which: Activation, gated: bool, rows: int, width: int, instance: str = ""
+) -> Case:
+    """Activation, or its product with what stands before it in the same rows, and per-token codes."""
+    both = _activations(place, kind, rows, 2 * width if gated else width)
+    arguments = _arguments(place, both, "int8", rows, width)
+    if gated:
+        arguments |= {"gate": both, "column": width, "gate_stride": 2 * width, "stride": 2 * width}
+    name = instance or choose_activation(which, kind, int(str(arguments["out_width"]))).name
+    shape = f"{rows}x{width} {kind} {'gated ' * gated}{which} -> int8"
+
+    def reals(part: Tensor) -> Tensor:
+        found = _FUNCTIONS[which](part[:, -width:])
+        return found * part[:, :width] if gated else found
+
+    case = _case(place, "activate_quantize", name, shape, arguments, reals, 2.0**-18)
+    return replace(case, shared=("input", "gate", "out")) if gated else case
+
+
+_FUNCTIONS: dict[Activation, Reals] = {
+    "plain": lambda x: x,
+    "relu": torch.relu,
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
+}
+
+
 def hadamard_codes(
     place: Place, kind: Kind, format_: CodeFormat, rows: int, width: int, block: int, instance: str = ""
 ) -> Case:
@@ -166,6 +227,7 @@ def timed(place: Place) -> Iterator[Case]:
         yield quantize_rows(place, kind, "int8", rows, width)
     yield quantize_rows(place, "f16", "int4", rows, width)
     yield quantize_rows(place, "f16", "e4m3", rows, width)
+    yield signs(place, "f16", rows, width)
     widths = (256, 512) if place.emulated else (2048, 4096, 8192, 16384, 32768)
     for wide in widths:
         yield hadamard_codes(place, "f16", "int8", rows, wide, wide)
@@ -179,6 +241,8 @@ def timed(place: Place) -> Iterator[Case]:
         yield quantize_blocks(place, "f16", name, rows, width)
     yield norm_quantize(place, "f16", False, rows, width)
     yield norm_quantize(place, "f16", True, rows, width)
+    for which in ACTIVATIONS:
+        yield activate_quantize(place, "f16", which, which != "relu", rows, width)
     for outer, inner in factors:
         yield kronecker_codes(place, "f16", rows, outer, inner)
 
@@ -198,6 +262,11 @@ def every_instance(place: Place, kernel: str, instance: str, seed: int) -> Case:
         block = width if "blocks" not in parts else 96 if seed % 2 else 64
         return hadamard_codes(place, kind, "int8", rows, width // block * block, block, instance)
     ragged = width - 13 - seed % 9
+    if kernel == "signs":
+        return signs(place, kind, rows, ragged, instance)
+    if kernel == "activate_quantize":
+        which: Activation = next(one for one in reversed(ACTIVATIONS) if f"_{one}_" in instance)
+        return activate_quantize(place, kind, which, seed % 2 == 0, rows, ragged, instance)
     if kernel == "norm_quantize":
         return norm_quantize(place, kind, seed % 2 == 0, rows, ragged, instance)
     return quantize_rows(place, kind, tuple(SPECS)[seed % 3], rows, ragged, instance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.cuda_common import Argument, Arguments, Call, Case, Place
-from benchmarks.kernels.cuda_products import float_product
+from benchmarks.kernels.cuda_products import HOPPER, float_product
+from qcompiler.backends.cuda.kernels.hopper_weight_only import WIDE_CODES, choose_wgmma_wn
 from qcompiler.backends.cuda.kernels.tiles import Choice
 from qcompiler.backends.cuda.kernels.weight_only import CODES, Kind, choose_wn
 from qcompiler.backends.cuda.weight_only_packing import group_count, group_shift, pack_codes, pack_scales, tensor_scale
 from qcompiler.formats import FP4_E2M1, FP8_E4M3
 
-_BITS = {"w2": 2, "w3": 3, "w4": 4, "w8": 8, "e2m1": 4, "e4m3": 8, "table16": 4}
+_BITS = {"w2": 2, "w3": 3, "w4": 4, "w8": 8, "e2m1": 4, "e4m3": 8, "table16": 4, "table8": 3, "table4": 2}
 _TYPES: dict[Kind, torch.dtype] = {"f16": torch.float16, "bf16": torch.bfloat16}
 _ROUNDING: dict[Kind, float] = {"f16": 2.0**-10, "bf16": 2.0**-7}
 _CHECKED = 64
@@ -52,11 +54,7 @@ def product(
     scale = (np.random.default_rng().uniform(0.5, 1.5, (columns, -(-depth // group))) / np.sqrt(depth)).astype(
         np.float32
     )
-    choice = (
-        Choice(f"gemm_{name}", given)
-        if given
-        else choose_wn(name, kind, rows, columns, depth, group, place.architecture)
-    )
+    choice = _choice(place, name, kind, rows, columns, depth, group, given)
     dtype = _TYPES[kind]
     arguments: Arguments = {
         "input": torch.randn(rows, depth).to(dtype),
@@ -121,11 +119,21 @@ def timed(place: Place) -> Iterator[Case]:
     for rows in (16, 64, 1024):
         yield product(place, "w4", "f16", rows, 4096, 4096, 128)
         yield product(place, "w4", "f16", rows, 4096, 4096, 128, low_rank=True)
+    yield from _by_warpgroups(place)
+
+
+def _by_warpgroups(place: Place) -> Iterator[Case]:
+    if place.architecture.capability != HOPPER:
+        return
+    allowed = replace(place, architecture=replace(place.architecture, wgmma=True))
+    for rows in (64, 128, 1024, 4096):
+        yield from (product(allowed, name, "f16", rows, 14336, 4096, 128) for name in WIDE_CODES)
+    yield product(allowed, "w4", "bf16", 4096, 4096, 4096, 128, low_rank=True)
 
 
 def every_instance(place: Place, kernel: str, instance: str, seed: int) -> Case:
     """A small ragged case for one instance."""
-    name = kernel.removeprefix("gemm_")
+    name = kernel.removeprefix("gemm_").removeprefix("wgmma_")
     kind: Kind = "bf16" if "_bf16_" in instance else "f16"
     group = (64, 128)[seed % 2]
     rows, columns, depth = 1 + seed % 9, 33 + seed % 140, 8 * (17 + seed % 60)
@@ -134,28 +142,42 @@ def every_instance(place: Place, kernel: str, instance: str, seed: int) -> Case:
     return product(place, name, kind, rows, columns, depth, group, given=instance)
 
 
+def _choice(place: Place, name: str, kind: Kind, rows: int, columns: int, depth: int, group: int, given: str) -> Choice:
+    if given:
+        return Choice(given.removeprefix("qc_").partition(f"_{name}_")[0] + f"_{name}", given)
+    target = place.architecture
+    choice = choose_wgmma_wn(name, kind, rows, columns, depth, target)
+    return choice or choose_wn(name, kind, rows, columns, depth, group, target)
+
+
 @cache
 def _weights(name: str, columns: int, depth: int) -> tuple[np.ndarray, Tensor, Tensor | None]:
     """Unsigned codes, the same packed, and the table where codes are its indices; drawn once in a run."""
     rng = np.random.default_rng()
     if name.startswith("codebook"):
-        bits, dimension = map(int, name.removeprefix("codebook").split("d"))
-        codes = rng.integers(0, 1 << bits, (columns, depth // dimension), dtype=np.uint32)
-        table = torch.from_numpy(rng.normal(size=(1 << bits, dimension))).float()
+        bits, dimension = map(int, name.removeprefix("codebook").partition("x")[0].split("d"))
+        codes = rng.integers(0, 1 << bits, (columns, depth // dimension * _summands(name)), dtype=np.uint32)
+        table = torch.from_numpy(rng.normal(size=(_summands(name) << bits, dimension))).float()
     else:
         codes = rng.integers(0, 1 << _BITS[name], (columns, depth), dtype=np.uint32)
-        table = torch.from_numpy(rng.normal(size=16)).float() if name == "table16" else None
+        table = torch.from_numpy(rng.normal(size=1 << _BITS[name])).float() if name.startswith("table") else None
     if name == "e4m3":
         codes = np.where(codes & 0x7F == 0x7F, codes & 0x80, codes).astype(np.uint32)
     return codes, torch.from_numpy(pack_codes(codes, name).view(np.int32)), table
+
+
+def _summands(name: str) -> int:
+    """Tables of which vectors are sums."""
+    return int(name.partition("x")[2] or "1")
 
 
 def _decoded(codes: np.ndarray, name: str, table: Argument) -> Tensor:
     """Values of codes before their scales, float64 [columns, depth]."""
     numbers = torch.from_numpy(codes.astype(np.int64))
     if isinstance(table, Tensor):
-        values = table.cpu().double()[numbers]
-        return values.reshape(len(codes), -1)
+        count = _summands(name)
+        places = numbers.reshape(len(codes), -1, count) + len(table) // count * torch.arange(count)
+        return table.cpu().double()[places].sum(2).reshape(len(codes), -1)
     if name in ("e2m1", "e4m3"):
         return (FP4_E2M1 if name == "e2m1" else FP8_E4M3).decode(numbers).double()
     return (numbers - (1 << (_BITS[name] - 1))).double()

@@ -151,10 +151,10 @@ def describe_kernel(kernel: Kernel) -> dict[str, object]:
 
 def _meaning(target: Target, kernel: Kernel) -> dict[str, object] | None:
     """How the kernel computes: formula, accumulator, rounding; None where it has no meaning of its own."""
-    from qcompiler.backends.reference.semantics import BIT_SEMANTICS, SEMANTICS, WHOLE_SEMANTICS
+    from qcompiler.backends.reference.semantics import BIT_SEMANTICS, GROUPED_SEMANTICS, SEMANTICS, WHOLE_SEMANTICS
 
     found = (
-        {**SEMANTICS, **BIT_SEMANTICS, **WHOLE_SEMANTICS}.get(kernel.name)
+        {**SEMANTICS, **BIT_SEMANTICS, **GROUPED_SEMANTICS, **WHOLE_SEMANTICS}.get(kernel.name)
         if kernel.name in target.backend.meanings()
         else None
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from qcompiler.accept import Accept
 from qcompiler.cost import Roofline
 from qcompiler.errors import SpecError
 from qcompiler.pass_text import name_and_options
-from qcompiler.target import Accept, Backend, Kernel, Need, Slot, Target
+from qcompiler.target import Backend, Kernel, Need, Slot, Target
 
 _FOLDER = Path(__file__).parent
 
@@ -48,6 +49,7 @@ class KernelRow(_Strict):
     realised: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     note: str = ""
+    one_group: bool = False
 
     def kernel(self) -> Kernel:
         """The row with its numbers read; raises SpecError."""
@@ -62,6 +64,7 @@ class KernelRow(_Strict):
             self.realised,
             self.guards,
             " ".join(self.note.split()),
+            self.one_group,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.backends.cuda.arch import Architecture
+from qcompiler.backends.cuda.kernels.hopper import choose_wgmma
 from qcompiler.backends.cuda.kernels.row import CudaKernel
 from qcompiler.backends.cuda.kernels.tiles import GROUP_TILES, PRODUCT, Choice, Tile, choose_tile
 
@@ -21,6 +22,9 @@ def _fp8(architecture: Architecture) -> bool:
 
 def choose_f8(rows: int, columns: int, depth: int, architecture: Architecture) -> Choice:
     """How e4m3 codes are multiplied best, on an architecture that has `fp8`; arguments as for `choose_i8`."""
+    found = choose_wgmma("f8", rows, columns, depth, architecture)
+    if found is not None:
+        return found
     tiles: tuple[Tile, ...] = GROUP_TILES if _large(architecture) else _OTHERS
     return choose_tile("gemm_f8", "gemm_f8", tiles, rows, columns, -(-depth // 128), architecture)
 

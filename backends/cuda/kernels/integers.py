@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcompiler.backends.cuda.arch import Architecture
+from qcompiler.backends.cuda.kernels.hopper import choose_wgmma
 from qcompiler.backends.cuda.kernels.row import CudaKernel
 from qcompiler.backends.cuda.kernels.tiles import (
     GROUP_TILES,
@@ -38,6 +39,9 @@ def choose_i8(rows: int, columns: int, depth: int, architecture: Architecture) -
     few = gemv_rows(rows)
     if few is not None:
         return Choice("gemv_i8", f"qc_gemv_i8_{few}")
+    found = choose_wgmma("i8", rows, columns, depth, architecture)
+    if found is not None:
+        return found
     tiles = [tile for tile in TILES if tile.shared() <= architecture.shared_per_block]
     return choose_tile("gemm_i8", "gemm_i8", tiles, rows, columns, -(-depth // 128), architecture)
 
@@ -51,5 +55,5 @@ def choose_conv_i8(rows: int, columns: int, depth: int, architecture: Architectu
 ROWS = (
     CudaKernel("conv_i8", "qc_conv_i8.cuh", tuple(tile.instance("conv_i8") for tile in GROUP_TILES), PRODUCT),
     CudaKernel("gemm_i8", "qc_gemm_i8.cuh", tuple(tile.instance("gemm_i8") for tile in TILES), PRODUCT),
-    CudaKernel("gemv_i8", "qc_gemv_codes.cuh", gemv_instances("i8", "qc_dot_i8", groups=False), PRODUCT),
+    CudaKernel("gemv_i8", "qc_gemv_codes.cuh", gemv_instances("i8", "qc_dot_i8"), PRODUCT),
 )

@@ -11,13 +11,22 @@ from qcompiler.errors import UnsupportedError
 from qcompiler.hadamard import core
 
 Kind = Literal["f16", "bf16", "f32"]
-CodeFormat = Literal["int8", "int4", "e4m3", "real", "e2m1"]
+CodeFormat = Literal["int8", "int4", "e4m3", "real", "e2m1", "signs"]
+Activation = Literal["plain", "relu", "silu", "gelu", "gelu_tanh"]
+_FUNCTIONS: dict[Activation, str] = {
+    "plain": "QC_PLAIN",
+    "relu": "QC_RELU",
+    "silu": "QC_SILU",
+    "gelu": "QC_GELU",
+    "gelu_tanh": "QC_GELU_TANH",
+}
 FORMATS: dict[CodeFormat, int] = {"int8": 0, "int4": 1, "e4m3": 2, "real": 3, "e2m1": 4}
-"""The numbers that the argument `format` takes; e2m1 in blocks only, which are never reals."""
+"""The numbers that the argument `format` takes; e2m1 in blocks only, which are never reals. Signs have a kernel."""
 BLOCKS = (16, 32, 64, 128)
 """Neighbours that may share a scale."""
 SCALES = {"f32": 0, "e8m0": 1, "e4m3": 2}
 """The numbers that the argument `scales` takes."""
+ACTIVATIONS: tuple[Activation, ...] = tuple(_FUNCTIONS)
 _KINDS: dict[Kind, str] = {"f16": "qc_half", "bf16": "qc_bfloat", "f32": "qc_float"}
 _HALVES: tuple[Kind, ...] = ("f16", "bf16")
 _UNIT = 8
@@ -26,6 +35,7 @@ _FLOAT = 4
 _BLOCK = 128
 _MOST_LOG = 15
 """Of a row that is multiplied by a Hadamard matrix, as a power of two."""
+_UNITS = 4
 _ROWS = {256: (32, 1), 512: (32, 2), 1024: (32, 4), 2048: (128, 2), 4096: (128, 4)} | {
     8192: (256, 4),
     16384: (512, 4),
@@ -34,6 +44,8 @@ _ROWS = {256: (32, 1), 512: (32, 2), 1024: (32, 4), 2048: (128, 2), 4096: (128, 
 """Widest row: lanes that share a row, units that each of them holds."""
 _NORM_ROWS = _ROWS | {32768: (512, 8)}
 """The same for norms, which a thousand lanes leave too few registers."""
+_ACTIVATED_ROWS = {width: shape for width, shape in _NORM_ROWS.items() if shape[1] >= _UNITS}
+"""The same for activations, to which units beyond a row cost little."""
 
 
 def _room(lanes: int, sums: int) -> int:
@@ -52,6 +64,26 @@ def _by_rows(name: str, kind: Kind, width: int, shape: tuple[int, int], sums: in
         shared=_room(lanes, sums),
         blocks=max(1, resident // threads),
     )
+
+
+def _activated(activation: Activation, kind: Kind, width: int) -> Instance:
+    # Two rows of float32 take twice the registers.
+    resident = 512 if kind == "f32" else 768
+    plain = _by_rows("activate_quantize", kind, width, _ACTIVATED_ROWS[width], 3, resident)
+    which = f"{_KINDS[kind]}, {_FUNCTIONS[activation]}"
+    name = plain.name.replace("_quantize_", f"_quantize_{activation}_")
+    return replace(plain, name=name, body=plain.body.replace(_KINDS[kind], which))
+
+
+def choose_activation(activation: Activation, kind: Kind, width: int) -> Instance:
+    """The instance for an activation of rows of up to `width` reals.
+
+    Raises:
+        UnsupportedError: when none holds so many.
+    """
+    kernel = next(row for row in ROWS if row.name == "activate_quantize")
+    own = tuple(one for one in kernel.instances if one.name.startswith(f"qc_activate_quantize_{activation}_{kind}_"))
+    return choose(replace(kernel, instances=own), kind, width)
 
 
 def _hadamard(kind: Kind, log: int, partial: bool) -> Instance:
@@ -153,6 +185,11 @@ ROWS = (
         tuple(_by_rows("quantize_rows", kind, width, _ROWS[width], 3, 1024) for kind in _KINDS for width in _ROWS),
     ),
     CudaKernel(
+        "signs",
+        "qc_signs.cuh",
+        tuple(_by_rows("signs", kind, width, _ROWS[width], 1, 1024) for kind in _KINDS for width in _ROWS),
+    ),
+    CudaKernel(
         "quantize_blocks",
         "qc_quantize_blocks.cuh",
         tuple(_blocks(kind, block) for kind in _KINDS for block in BLOCKS),
@@ -164,6 +201,16 @@ ROWS = (
             _by_rows("norm_quantize", kind, width, shape, 5, 768)
             for kind in _KINDS
             for width, shape in _NORM_ROWS.items()
+        ),
+    ),
+    CudaKernel(
+        "activate_quantize",
+        "qc_activate_quantize.cuh",
+        tuple(
+            _activated(activation, kind, width)
+            for activation in _FUNCTIONS
+            for kind in _KINDS
+            for width in _ACTIVATED_ROWS
         ),
     ),
     CudaKernel(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from qcompiler.backends.cuda.arch import Architecture
 from qcompiler.backends.cuda.kernels.row import Axis, Instance
@@ -15,6 +16,17 @@ MULTIPROCESSORS = {75: 40, 80: 108, 86: 84, 87: 16, 89: 128, 90: 132, 100: 148, 
 GEMV_ROWS = (1, 2, 4, 8)
 """Of the kernels for few rows."""
 GEMV_COLUMNS = 4
+Scales = Literal["columns", "groups", "blocks", "zeros", "moved"]
+"""What has a scale of its own: columns of weights, groups of them, those and blocks of inputs, groups with zero points
+on either side, or groups under inputs that share one zero point."""
+SCALES: dict[Scales, str] = {
+    "columns": "QC_OF_COLUMNS",
+    "groups": "QC_OF_GROUPS",
+    "blocks": "QC_OF_BLOCKS",
+    "zeros": "QC_OF_ZEROS",
+    "moved": "QC_OF_MOVED",
+}
+"""In CUDA C++."""
 _GEMV_WARPS = 4
 _MOST_SPLITS = 16
 _PRODUCTS_PER_BYTE = 64
@@ -115,13 +127,12 @@ def gemv_rows(rows: int, most: int = GEMV_ROWS[-1]) -> int | None:
     return min(most, next(few for few in GEMV_ROWS if rows <= few))
 
 
-def gemv_instances(name: str, dot: str, groups: bool, most: int = GEMV_ROWS[-1]) -> tuple[Instance, ...]:
+def gemv_instances(name: str, dot: str, scales: Scales = "columns", most: int = GEMV_ROWS[-1]) -> tuple[Instance, ...]:
     """Instances `qc_gemv_<name>_<rows>` of the kernel for few rows, which differ in the rows of a block."""
-    flag = "true" if groups else "false"
     return tuple(
         Instance(
             name=f"qc_gemv_{name}_{rows}",
-            body=f"qc_gemv_codes<{dot}, {flag}, {rows}, {GEMV_COLUMNS}>",
+            body=f"qc_gemv_codes<{dot}, {SCALES[scales]}, {rows}, {GEMV_COLUMNS}>",
             threads=32 * _GEMV_WARPS,
             grid=(Axis(("columns",), GEMV_COLUMNS * _GEMV_WARPS), Axis(("rows",), rows), Axis()),
             bits=8,

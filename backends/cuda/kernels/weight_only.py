@@ -41,6 +41,8 @@ class Code:
         return dict(self.powers).get(kind, 0)
 
 
+_COPIES = 32768
+"""Bytes of all copies of a table, or of tables whose entries are summed."""
 CODES: dict[str, Code] = {
     "w2": Code("qc_wn_int<{kind}, 2>", 2, zeros=True),
     "w3": Code("qc_wn_int<{kind}, 3>", 3, zeros=True, warps=8),
@@ -49,9 +51,15 @@ CODES: dict[str, Code] = {
     "e2m1": Code("qc_wn_e2m1<{kind}>", 4, coarse=(), powers=(("f16", 14), ("bf16", 126))),
     "e4m3": Code("qc_wn_e4m3<{kind}>", 8, coarse=("f16",), warps=8, powers=(("f16", 8), ("bf16", 120))),
     "table16": Code("qc_wn_table<{kind}>", 4, warps=8),
-    "codebook8d8": Code("qc_wn_codebook<{kind}, 8, 8>", 1, table=4096, warps=8),
+    "table8": Code("qc_wn_small_table<{kind}, 3>", 3, warps=8),
+    "table4": Code("qc_wn_small_table<{kind}, 2>", 2, warps=8),
+    "codebook8d8": Code("qc_wn_codebook<{kind}, 8, 8>", 1, table=_COPIES, warps=8),
     "codebook16d8": Code("qc_wn_codebook<{kind}, 16, 8>", 2, warps=8),
-    "codebook8d4": Code("qc_wn_codebook<{kind}, 8, 4>", 2, table=2048, warps=8),
+    "codebook8d4": Code("qc_wn_codebook<{kind}, 8, 4>", 2, table=_COPIES, warps=8),
+    "codebook8d8x2": Code("qc_wn_codebook<{kind}, 8, 8, 2>", 2, table=_COPIES, warps=8),
+    "codebook8d8x4": Code("qc_wn_codebook<{kind}, 8, 8, 4>", 4, table=_COPIES, warps=4),
+    "codebook16d8x2": Code("qc_wn_codebook<{kind}, 16, 8, 2>", 4, warps=8),
+    "codebook8d4x2": Code("qc_wn_codebook<{kind}, 8, 4, 2>", 4, table=_COPIES, warps=4),
 }
 """By the end of the kernel's name."""
 
@@ -89,8 +97,9 @@ class Tile:
         return max(8, self.rows)
 
     def stages_of(self, code: Code) -> int:
-        """Slices under way: fewer where they have more bytes."""
-        return self.stages if code.words < _WIDE else max(2, self.stages - 2)
+        """Slices under way: fewer where they have more bytes, or where tables take their place."""
+        fewer = 2 if code.words >= (_WIDE // 2 if code.table else _WIDE) else int(code.table > 0)
+        return max(2, self.stages - fewer)
 
     def shared(self, code: Code) -> int:
         """Bytes of shared memory: slices under way, or later the sums of the warps."""
@@ -138,9 +147,9 @@ def choose_wn(
         (tile, splits)
         for tile in fitting
         if _suits(tile, rows, behind, fitting)
-        for splits in range(1, _most_splits(tile, depth) + 1)
+        for splits in range(1, most_splits(tile, depth) + 1)
     ]
-    tile, splits = min(ways, key=lambda way: (_cycles(code, *way, rows, columns, depth, architecture), way[1]))
+    tile, splits = min(ways, key=lambda way: (cycles(code, *way, rows, columns, depth, architecture), way[1]))
     instance = instance_name(name, kind, tile)
     if splits == 1:
         return Choice(f"gemm_{name}", instance)
@@ -154,7 +163,8 @@ _STEPS = 4
 """Slices that a warp has at least, so that splitting pays."""
 
 
-def _most_splits(tile: Tile, depth: int) -> int:
+def most_splits(tile: Tile, depth: int) -> int:
+    """How many blocks may share the inputs of a tile."""
     return max(1, min(_MOST_SPLITS, depth // (_SLICE * _STEPS * tile.warps[1])))
 
 
@@ -165,7 +175,7 @@ def _suits(tile: Tile, rows: int, behind: bool, fitting: Sequence[Tile]) -> bool
     return right and tile.post == (behind and tile.rows <= GEMM[0].rows)
 
 
-def _cycles(
+def cycles(
     code: Code, tile: Tile, splits: int, rows: int, columns: int, depth: int, architecture: Architecture
 ) -> float:
     """Of a multiprocessor, roughly.
@@ -195,8 +205,13 @@ def _everywhere(architecture: Architecture) -> bool:
     return True
 
 
-def _resident(tile: Tile) -> int:
-    """Blocks of a multiprocessor: so many lanes as hide the way from memory, for many rows as registers allow."""
+def _resident(tile: Tile, code: Code) -> int:
+    """Blocks of a multiprocessor: so many lanes as hide the way from memory, for many rows as registers allow.
+
+    Tables leave shared memory for fewer.
+    """
+    if code.table:
+        return 2 if tile.rows == 1 else 1
     if tile.rows > GEMM[0].rows:
         return 1
     return 3 if tile.rows == 1 and tile.warps[1] < GEMV[0].warps[1] else 2
@@ -213,7 +228,7 @@ def _instance(name: str, code: Code, kind: Kind, tile: Tile) -> Instance:
         threads=32 * along_n * along_k,
         grid=(Axis(("columns",), tile.columns), Axis(("rows",), tile.whole_rows), Axis(("splits",))),
         shared=tile.shared(code),
-        blocks=_resident(tile),
+        blocks=_resident(tile, code),
         runs=runs,
         bits=16,
     )

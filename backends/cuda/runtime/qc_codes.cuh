@@ -131,22 +131,23 @@ QC_DEVICE void qc_store_grid(const Args &args, int64_t row, const qc_grid &grid,
     if (args.sum) args.sum[row] = qc::round_even(sum);
 }
 
-template <class In, class Args>
-QC_DEVICE void qc_store_reals(const Args &args, int64_t row, int column, const float (&x)[8]) {
+/* Eight neighbours of a row of `width` reals, as far as it reaches. */
+template <class In> QC_DEVICE void qc_store_eight(void *out, int width, int64_t row, int column, const float (&x)[8]) {
     typedef typename In::type Element;
-    Element *to = (Element *)args.out + row * args.out_width + column;
+    if (column >= width) return;
+    Element *to = (Element *)out + row * width + column;
     alignas(16) Element kept[8];
     QC_UNROLL
     for (int i = 0; i < 8; ++i) kept[i] = In::pack(x[i]);
     constexpr int vectors = (int)sizeof(Element) / 2;
-    if (args.out_width % 8 == 0) {
+    if (width % 8 == 0) {
         QC_UNROLL
         for (int i = 0; i < vectors; ++i) qc::store_global((uint4 *)to + i, ((const uint4 *)kept)[i]);
         return;
     }
     QC_UNROLL
     for (int i = 0; i < 8; ++i)
-        if (column + i < args.out_width) to[i] = kept[i];
+        if (column + i < width) to[i] = kept[i];
 }
 
 /* How far numbers reach: -low and high, or both the largest magnitude. */
@@ -170,8 +171,7 @@ QC_DEVICE void qc_store_row(const Args &args, float (&x)[Units][8], const int (&
                             int lane, float *room) {
     if (args.format == QC_CODES_REAL) {
         QC_UNROLL
-        for (int i = 0; i < Units; ++i)
-            if (columns[i] < args.out_width) qc_store_reals<In>(args, row, columns[i], x[i]);
+        for (int i = 0; i < Units; ++i) qc_store_eight<In>(args.out, args.out_width, row, columns[i], x[i]);
         return;
     }
     float reach[2] = {0.0f, 0.0f};

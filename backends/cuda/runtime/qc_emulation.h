@@ -32,6 +32,7 @@ inline unsigned blocks_x() { return emulation::grid.size[0]; }
 inline unsigned blocks_y() { return emulation::grid.size[1]; }
 inline unsigned blocks_z() { return emulation::grid.size[2]; }
 inline unsigned char *shared() { return emulation::grid.shared; }
+inline uint32_t shared_address(const void *at) { return (uint32_t)((const unsigned char *)at - emulation::grid.shared); }
 
 inline void sync() {
     auto &grid = emulation::grid;
@@ -93,9 +94,6 @@ inline int round_even(float a) {
 inline float minimum(float a, float b) { return fminf(a, b); }
 inline float maximum(float a, float b) { return fmaxf(a, b); }
 inline float magnitude(float a) { return fabsf(a); }
-inline float exponential(float a) { return expf(a); }
-inline float error_function(float a) { return erff(a); }
-inline float hyperbolic_tangent(float a) { return tanhf(a); }
 inline uint32_t bits(float a) {
     uint32_t out;
     memcpy(&out, &a, 4);
@@ -110,6 +108,12 @@ inline int count_ones(uint32_t a) { return __builtin_popcount(a); }
 inline int dot4(uint32_t a, uint32_t b, int c) {
     for (int i = 0; i < 4; ++i) c += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
     return c;
+}
+inline uint32_t most_bytes(uint32_t a, uint32_t b) {
+    uint32_t out = 0;
+    for (int i = 0; i < 32; i += 8)
+        out |= ((int8_t)(a >> i) > (int8_t)(b >> i) ? a >> i & 0xff : b >> i & 0xff) << i;
+    return out;
 }
 template <int Table> uint32_t logic(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t out = 0;
@@ -173,6 +177,7 @@ template <class T> T load_shared(const void *at, QC_WHERE) {
 }
 template <class T> void store_shared(void *at, const T &value, QC_WHERE) {
     emulation::note(at, sizeof(T), true, file, line);
+    emulation::wrote(at, sizeof(T));
     memcpy(at, &value, sizeof value);
 }
 template <class T> T load_global(const void *at, QC_WHERE) {
@@ -192,7 +197,9 @@ template <int Bytes> void copy_async(void *to, const void *from, int valid = Byt
     static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "copies have 4, 8 or 16 bytes");
     emulation::note(to, Bytes, true, file, line);
     if (valid) emulation::note(from, Bytes, false, file, -line);
-    emulation::grid.current->open.push_back({to, from, Bytes, (unsigned)valid});
+    const emulation::Copy copy{to, from, Bytes, (unsigned)valid};
+    if (emulation::grid.eager) emulation::land(copy);
+    emulation::grid.current->open.push_back(copy);
 }
 inline void commit() {
     auto &self = *emulation::grid.current;
@@ -203,8 +210,8 @@ template <int Open> void wait() {
     auto &groups = emulation::grid.current->groups;
     while (groups.size() > Open) {
         for (const auto &copy : groups[0]) {
-            memcpy(copy.to, copy.from, copy.valid);
-            memset((char *)copy.to + copy.valid, 0, copy.bytes - copy.valid);
+            if (emulation::grid.eager) emulation::wrote(copy.to, copy.bytes);
+            else emulation::land(copy);
         }
         groups.erase(groups.begin());
     }

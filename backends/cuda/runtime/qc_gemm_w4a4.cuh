@@ -110,7 +110,7 @@ QC_DEVICE void qc_scale(const qc_product_args &args, const qc_spot &spot, Total 
     }
 }
 
-template <class Tile, class Product, bool Groups> QC_DEVICE void qc_gemm_w4a4(const qc_product_args &args) {
+template <class Tile, class Product, qc_scales Scales> QC_DEVICE void qc_gemm_w4a4(const qc_product_args &args) {
     typedef qc_loop<Tile, qc_f16> LowRank;
     static_assert(LowRank::kBytes == qc_loop<Tile, Product>::kBytes, "both lie in the same stages");
     const int size = (args.depth + 31) / 32 * 16;
@@ -133,10 +133,10 @@ template <class Tile, class Product, bool Groups> QC_DEVICE void qc_gemm_w4a4(co
     qc_loop<Tile, Product>::start(fetch);
     float real[Tile::CountM][Tile::CountN][4];
     int stage;
-    if constexpr (Groups) {
+    if constexpr (Scales != QC_OF_COLUMNS) {
         LowRank::clear(real, 0);
         const int steps = args.group / 64;
-        stage = qc_multiply_groups<Tile, Product, Product::kShift>(args, from, steps, fetch, real);
+        stage = qc_multiply_groups<Tile, Product, Product::kShift, Scales>(args, from, steps, fetch, real);
         if (!qc_gather<Tile>(args, real)) return;
         qc_scale<Tile>(args, from.spot, real, real);
     } else {

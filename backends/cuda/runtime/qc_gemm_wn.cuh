@@ -210,9 +210,9 @@ QC_DEVICE void qc_wn_slice(float (&total)[Tile::tiles_n][Tile::tiles_m][4], cons
     if constexpr (Post) sums.template add_to<Kind>(total, groups);
 }
 
-/* total = low up^T; it is divided by what all of it is multiplied by in the end. */
-template <class Kind, class Code, class Tile, bool Deferred>
-QC_DEVICE void qc_wn_low_rank(float (&total)[Tile::tiles_n][Tile::tiles_m][4], const qc_wn_args &args) {
+/* total = low up^T. */
+template <class Kind, class Tile>
+QC_DEVICE void qc_wn_low_rank_sums(float (&total)[Tile::tiles_n][Tile::tiles_m][4], const qc_wn_args &args) {
     const int lane = (int)qc::lane(), first_column = Tile::first_column() + Tile::warp_n() * Tile::tiles_n * 16;
     for (int at = Tile::warp_k() * 16; at < args.rank; at += 16 * Tile::warps_k) {
         const auto four = [&](const void *from, int row, int rows) {
@@ -234,6 +234,11 @@ QC_DEVICE void qc_wn_low_rank(float (&total)[Tile::tiles_n][Tile::tiles_m][4], c
             for (int j = 0; j < Tile::tiles_m; ++j) Kind::mma(total[i][j], a, b[j]);
         }
     }
+}
+/* The same, divided by what all of it is multiplied by in the end. */
+template <class Kind, class Code, class Tile, bool Deferred>
+QC_DEVICE void qc_wn_low_rank(float (&total)[Tile::tiles_n][Tile::tiles_m][4], const qc_wn_args &args) {
+    qc_wn_low_rank_sums<Kind, Tile>(total, args);
     QC_UNROLL
     for (int i = 0; i < Tile::tiles_n * Tile::tiles_m * 4; ++i) {
         float &one = total[i / 4 / Tile::tiles_m][i / 4 % Tile::tiles_m][i % 4];

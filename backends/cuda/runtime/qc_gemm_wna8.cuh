@@ -38,13 +38,13 @@ template <class Tile, int Bits> QC_DEVICE void qc_gemm_wna8(const qc_product_arg
     if (qc_gather<Tile>(args, total)) qc_finish<Tile>(args, from.spot, total, false);
 }
 
-template <class Tile, int Bits> QC_DEVICE void qc_gemm_wna8_groups(const qc_product_args &args) {
+template <class Tile, int Bits, qc_scales Scales> QC_DEVICE void qc_gemm_wna8_groups(const qc_product_args &args) {
     typedef qc_narrow<Bits> Product;
     constexpr int run = 128 / Bits;
     const qc_source<Tile, Product> from(args, qc_spot_of_block(), args.depth, (args.depth + run - 1) / run * 16);
     const auto fetch = [&](unsigned char *to, int i) { from.fetch(to, i); };
     qc_loop<Tile, Product>::start(fetch);
     float real[Tile::CountM][Tile::CountN][4] = {};
-    qc_multiply_groups<Tile, Product, Product::kShift>(args, from, args.group / 32, fetch, real);
+    qc_multiply_groups<Tile, Product, Product::kShift, Scales>(args, from, args.group / 32, fetch, real);
     if (qc_gather<Tile>(args, real)) qc_finish<Tile>(args, from.spot, real, false);
 }

@@ -2,8 +2,8 @@
  *
  * Every lane is a fiber that runs until it must meet others: at a barrier, or at an operation of a whole warp, which the
  * last lane to arrive computes for all. Nothing is more permissive than the device: shared memory starts as garbage,
- * asynchronous copies land only when they are waited for, misaligned vectors and lanes that meet in different places are
- * faults. Lanes run in an order that the caller chooses; results that depend on it show a missing barrier.
+ * asynchronous copies land when they are waited for or at once, misaligned vectors and lanes that meet in different places
+ * are faults. Lanes run in an order that the caller chooses; results that depend on it show a missing barrier.
  * It also counts what decides the speed: wavefronts of shared memory, sectors of global memory, matrix products.
  */
 #pragma once
@@ -14,6 +14,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <random>
 #include <utility>
@@ -52,7 +53,7 @@ inline int4 make_int4(int32_t x, int32_t y, int32_t z, int32_t w) { return {x, y
 struct qc_traffic {
     uint64_t shared_wavefronts, shared_ideal;
     uint64_t global_sectors, global_ideal;
-    uint64_t mma_s8, mma_s4, mma_b1, mma_f16, mma_e4m3;
+    uint64_t mma_s8, mma_s4, mma_b1, mma_f16, mma_e4m3, wgmma;
     uint64_t barriers;
 };
 
@@ -72,6 +73,24 @@ struct Access {
     unsigned bytes;
     bool shared;
 };
+/* Sums that the hardware has while products of a warpgroup are under way: what they will be, and how many of those
+ * products there are. */
+struct Flight {
+    std::vector<unsigned char> value;
+    unsigned open = 0;
+};
+/* A lane's part in the products of its warpgroup; each step ends one of them. */
+struct Products {
+    std::map<void *, Flight> flights;
+    std::vector<std::function<void()>> open;
+    std::vector<std::vector<std::function<void()>>> groups;
+    bool settled = false;
+};
+/* Who wrote 16 bytes of shared memory, and what that lane had exposed until then. */
+struct Written {
+    const unsigned *exposed = nullptr;
+    unsigned before = 0;
+};
 /* Where a lane is in the source and how often it was there: the same for lanes that do one thing together. */
 using Moment = std::pair<std::pair<const char *, int>, unsigned>;
 
@@ -83,6 +102,8 @@ struct Fiber {
     bool done = false;
     std::vector<std::vector<Copy>> groups;
     std::vector<Copy> open;
+    Products products;
+    unsigned exposed = 0;
     std::map<std::pair<const char *, int>, unsigned> visits;
 };
 struct Warp {
@@ -91,9 +112,17 @@ struct Warp {
     alignas(16) unsigned char in[kLanes][kSlot], out[kLanes][kSlot];
     std::map<Moment, std::vector<Access>> accesses;
 };
+/* Four warps on their way to one product. */
+struct Warpgroup {
+    unsigned arrived = 0, generation = 0;
+    const char *what = nullptr;
+    uint64_t left = 0, right = 0;
+};
 struct Grid {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
+    std::vector<Warpgroup> warpgroups;
+    std::vector<Written> written;
     std::vector<unsigned> order, place;
     ucontext_t main;
     const unsigned char *main_stack = nullptr;
@@ -103,6 +132,8 @@ struct Grid {
     void (*body)(const void *) = nullptr;
     const void *args = nullptr;
     unsigned char *shared = nullptr;
+    size_t shared_bytes = 0;
+    bool eager = false; /* what may happen from now until it is waited for happens now, and else at the end */
     unsigned size[3] = {1, 1, 1}, block[3] = {0, 0, 0};
     unsigned arrived = 0, generation = 0, finished = 0, idle = 0;
     const char *fault = nullptr;
@@ -197,6 +228,17 @@ inline void note(const void *at, unsigned bytes, bool shared, const char *file, 
     const Moment moment{where, grid.current->visits[where]++};
     grid.warps[grid.current->thread / kLanes].accesses[moment].push_back({grid.current->thread % kLanes, at, bytes, shared});
 }
+/* Bytes of shared memory were written as lanes write. */
+inline void wrote(const void *at, unsigned bytes) {
+    const size_t first = (size_t)((const unsigned char *)at - grid.shared);
+    for (size_t i = first / 16; i <= (first + bytes - 1) / 16 && i < grid.written.size(); ++i)
+        grid.written[i] = {&grid.current->exposed, grid.current->exposed};
+}
+inline void land(const Copy &copy) {
+    memcpy(copy.to, copy.from, copy.valid);
+    memset((char *)copy.to + copy.valid, 0, copy.bytes - copy.valid);
+    wrote(copy.to, copy.bytes);
+}
 /* Lanes that one wavefront can serve: 128 bytes. Lanes that read one word share it. */
 inline void count_shared(const std::vector<Access> &accesses) {
     const unsigned at_once = std::min(128 / accesses[0].bytes, kLanes);
@@ -244,18 +286,21 @@ inline void prepare(Fiber &fiber) {
     makecontext(&fiber.context, (void (*)())enter, 0);
 }
 inline void run_block(unsigned threads, size_t shared_bytes) {
-    std::vector<unsigned char> memory(shared_bytes + 128, 0xcd);
-    grid.shared = memory.data() + (128 - (uintptr_t)memory.data() % 128);
+    std::vector<unsigned char> memory(shared_bytes + 1024, 0xcd);
+    grid.shared = memory.data() + (1024 - (uintptr_t)memory.data() % 1024);
+    grid.shared_bytes = shared_bytes;
+    grid.written = std::vector<Written>((shared_bytes + 15) / 16);
 #if defined(__SANITIZE_ADDRESS__)
     /* The end of what was asked for is the end of an allocation of its own. */
     unsigned char *exact = nullptr;
-    if (posix_memalign((void **)&exact, 128, shared_bytes ? shared_bytes : 1)) abort();
+    if (posix_memalign((void **)&exact, 1024, shared_bytes ? shared_bytes : 1)) abort();
     memset(exact, 0xcd, shared_bytes);
     grid.shared = exact;
 #endif
     std::vector<unsigned char> stacks((size_t)threads * kStack);
     grid.fibers = std::vector<Fiber>(threads);
     grid.warps = std::vector<Warp>(threads / kLanes);
+    grid.warpgroups = std::vector<Warpgroup>((threads + 127) / 128);
     grid.arrived = grid.generation = grid.finished = grid.idle = 0;
     for (unsigned i = 0; i < threads; ++i) {
         Fiber &fiber = grid.fibers[i];
@@ -279,6 +324,7 @@ inline const char *run(void (*body)(const void *), const void *args, const unsig
     grid.body = body;
     grid.args = args;
     grid.traffic = traffic;
+    grid.eager = order == 1;
     memcpy(grid.size, blocks, sizeof grid.size);
     for (unsigned i = 0; i < threads; ++i) grid.order.push_back(i);
     if (order == 1) std::reverse(grid.order.begin(), grid.order.end());

@@ -3,7 +3,7 @@
  *   layer: mean = sum(x) / width, variance = sum((x - mean)^2) / width, r = 1 / sqrt(variance + eps),
  *          y[i] = fma((x[i] - mean) * r, weight[i], bias[i])
  *   root mean square: r = 1 / sqrt(sum(x^2) / width + eps), y[i] = (x[i] * r) * weight[i]
- *   codes of y as `qc_codes.cuh` says
+ *   codes of y as `qc_codes.cuh` says; y itself too, rounded to the kind that came in, where `normed` is given
  *
  * All in float32. Sums are made over the elements of each lane in their order, squares by fused multiply-adds, and then
  * over lanes as `qc_combine_row` says. Every element is read once.
@@ -20,6 +20,7 @@ struct qc_norm_quantize_args {
     float *scale;        /* [rows], or NULL */
     int32_t *zero;       /* [rows], as stored, or NULL */
     int32_t *sum;        /* [rows], of the codes as stored, or NULL; not for e4m3 */
+    void *normed;        /* [rows, width] reals, or NULL */
     int32_t rows;
     int32_t width;
     int32_t stride;
@@ -90,6 +91,7 @@ template <class In, int Lanes, int Units, int Rows> QC_DEVICE void qc_norm_quant
             const float y = qc::multiply(x[i][k], r);
             x[i][k] = args.bias ? qc::fma(y, weight[k], bias[k]) : qc::multiply(y, weight[k]);
         }
+        if (args.normed) qc_store_eight<In>(args.normed, args.width, row, columns[i], x[i]);
     }
     qc_store_row<In, Lanes>(args, x, columns, row, lane, room + 2 * warps);
 }

@@ -3,19 +3,24 @@
  *   sum[m, n]   = sum over k of input[m, k] * weight[n, k]     int32, exact; a kernel of floats sums in float32
  *   total[m, n] = sum + total_bias[n] - row_zero[m] * column_sum[n] - row_sum[m] * column_zero[n]
  *   scale[m, n] = input_scale[m] * weight_scale[n]             those that are NULL are 1
- *   real[m, n]  = float(total) * scale + low[m] . up[n] + bias[n] + residual[m, n], between least and most if `clamped`
+ *   real[m, n]  = activation(float(total) * scale + low[m] . up[n] + bias[n]) + residual[m, n],
+ *                 between least and most if `clamped`
  *   code[m, n]  = real / out_scale (unless that is 0), to nearest even, + zero_point, between least and most
  *
  * float32, in this order, each product, quotient and sum rounded apart, parts that are NULL left out. With groups,
  * `float(total)` is the sum over groups, in order, of float(sum of the group) * group_scale[group, n], each step one
- * fma (GEMV kernels add groups up in another order), and has no integer parts. Dot products of `low` and `up` are
+ * fma (GEMV kernels add groups up in another order, and so do blocks that share a tile), and its
+ * integer parts are those of `qc_group_zeros.cuh`; with blocks the factor is input_group_scale[m, group] *
+ * group_scale[group, n]. Dot products of `low` and `up` are
  * float32 sums on matrix units, whose order is the device's. Residuals belong to float results and have their kind.
+ * Activations are those of qc_activations.h; totals and signs have none.
  *
  * Where `splits` blocks share a tile, `workspace` takes their sums and the last one to come adds them up in order;
  * `counters`, one per tile, are zeros before and after.
  */
 #pragma once
 
+#include "qc_activations.h"
 #include "qc_store.cuh"
 #include "qc_tile.cuh"
 
@@ -24,10 +29,14 @@ enum { QC_OUT_F32, QC_OUT_F16, QC_OUT_BF16, QC_OUT_I8, QC_OUT_I32, QC_OUT_SIGNS 
 struct qc_product_args {
     const void *input;         /* [rows, depth] codes as the kernel says */
     const void *weight;        /* [columns, depth] likewise, in the order of the kernel */
-    void *out;                 /* [rows, columns]; of signs [rows, ceil(columns / 32)] words */
+    void *out;                 /* [rows, columns]; of signs bits, rows filled up to 16 bytes with zeros */
     const float *input_scale;  /* [rows], or one where input_scales is 0, or NULL */
     const float *weight_scale; /* [columns], or one where weight_scales is 0, or NULL */
     const void *group_scale;   /* float16 [ceil(depth / group), columns filled up to a multiple of 2], or NULL */
+    const float *input_group_scale; /* [rows, ceil(depth / group)] or NULL */
+    const int16_t *group_sum;  /* with input_zero, arranged as group_scale: sums of weights less their zero points */
+    const int8_t *group_zero;  /* zero points of weights, arranged as group_scale, or NULL */
+    const int32_t *input_zero; /* with group_sum: zero points of inputs, [rows], or one where input_zeros is 0 */
     const float *bias;         /* [columns] or NULL */
     const int32_t *total_bias; /* [columns] or NULL */
     const int32_t *row_zero;   /* [rows] or NULL: zero points of inputs that are only known at run time */
@@ -43,11 +52,13 @@ struct qc_product_args {
     int32_t columns;
     int32_t depth;             /* codes of a row; rows are filled up to 16 bytes with zeros */
     int32_t input_scales;
+    int32_t input_zeros;
     int32_t weight_scales;
     int32_t group;             /* 32, 64 or 128 where group_scale is given */
     int32_t rank;              /* a multiple of 8 */
     int32_t splits;            /* 1 or more */
-    int32_t out_kind;          /* 0 float32, 1 float16, 2 bfloat16, 3 int8, 4 int32 totals, 5 signs, 1 where real < 0 */
+    int32_t out_kind;          /* 0 float32, 1 float16, 2 bfloat16, 3 int8, 4 int32 totals, 5 signs, 1 where real / out_scale < 0 */
+    int32_t activation;        /* 0 none, 1 ReLU, 2 SiLU, 3 GELU, 4 GELU by tanh */
     int32_t clamped;
     float out_scale;
     float zero_point;
@@ -167,6 +178,7 @@ QC_DEVICE void qc_store_results(const qc_product_args &args, const qc_columns<Co
     QC_UNROLL
     for (int i = 0; i < Count; ++i) {
         if (args.bias) real[i] = qc::add(real[i], columns.bias[i]);
+        real[i] = qc::activate(real[i], args.activation);
         if (args.residual && i < columns.left) {
             real[i] = qc::add(real[i], qc_number(args.residual, args.out_kind, index + i));
         }
@@ -194,16 +206,20 @@ QC_DEVICE void qc_store_results(const qc_product_args &args, const qc_columns<Co
 /* Signs of four neighbours in each of eight lanes side by side make a word; all lanes of the warp take part. */
 QC_DEVICE void qc_store_signs(const qc_product_args &args, const qc_columns<4> &columns, int row,
                               const float (&real)[4]) {
+    const float limit = qc_sign_limit(args.out_scale);
     uint32_t word = 0;
     QC_UNROLL
     for (int i = 0; i < 4; ++i) {
         const float biased = args.bias ? qc::add(real[i], columns.bias[i]) : real[i];
-        if (i < columns.left && biased < 0) word |= 1u << (columns.first % 32 + i);
+        if (i < columns.left && biased < limit) word |= 1u << (columns.first % 32 + i);
     }
     QC_UNROLL
     for (int mask = 1; mask < 8; mask *= 2) word |= qc::shuffle_xor(word, (unsigned)mask);
     if (columns.first % 32 || row >= args.rows || columns.left <= 0) return;
-    qc::store_global((uint32_t *)args.out + ((int64_t)row * ((args.columns + 31) / 32) + columns.first / 32), word);
+    const int words = (args.columns + 127) / 128 * 4, place = columns.first / 32;
+    uint32_t *to = (uint32_t *)args.out + (int64_t)row * words;
+    qc::store_global(to + place, word);
+    for (int i = place + 1; columns.left <= 32 && i < words; ++i) qc::store_global(to + i, 0u);
 }
 
 /* Four sums of a row on their way to memory; all lanes of the warp take part. With `scaled` they are reals already. */

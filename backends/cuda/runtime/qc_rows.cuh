@@ -38,42 +38,49 @@ QC_DEVICE float qc_real(qc_half, uint16_t code) { return qc::from_half(code); }
 QC_DEVICE float qc_real(qc_bfloat, uint16_t code) { return qc::from_bfloat(code); }
 QC_DEVICE float qc_real(qc_float, float value) { return value; }
 
-/* A row of `width` elements of kind In, a multiple of 8, that begins at a multiple of 16 bytes. */
-template <class In, int Lanes, int Units>
-QC_DEVICE void qc_load_vectors(float (&out)[Units][8], const void *input, int64_t first, int width, int lane) {
-    typedef typename In::type Element;
-    constexpr int vectors = (int)sizeof(Element) / 2;
-    const Element *row = (const Element *)input + first;
-    uint4 raw[Units][vectors];
+/* A row of `width` elements, a multiple of 8, that begins at a multiple of 16 bytes; raw, lanes go on meanwhile. */
+template <class Element, int Lanes, int Units, int Vectors>
+QC_DEVICE void qc_fetch_vectors(uint4 (&raw)[Units][Vectors], const Element *row, int width, int lane) {
     QC_UNROLL
     for (int i = 0; i < Units; ++i) {
         const int column = 8 * (lane + Lanes * i);
         QC_UNROLL
-        for (int k = 0; k < vectors; ++k) {
+        for (int k = 0; k < Vectors; ++k) {
             raw[i][k] = make_uint4(0, 0, 0, 0);
             if (column < width) raw[i][k] = qc::load_stream<uint4>((const uint4 *)(row + column) + k);
         }
     }
+}
+/* The same as floats. */
+template <class In, int Lanes, int Units>
+QC_DEVICE void qc_load_vectors(float (&out)[Units][8], const void *input, int64_t first, int width, int lane) {
+    typedef typename In::type Element;
+    uint4 raw[Units][sizeof(Element) / 2];
+    qc_fetch_vectors<Element, Lanes>(raw, (const Element *)input + first, width, lane);
     QC_UNROLL
     for (int i = 0; i < Units; ++i) qc_unpack(In(), raw[i], out[i]);
 }
 
-/* Any row of `width` elements of kind In; vectors are read where all rows begin at multiples of 16 bytes. */
+/* Eight neighbours of a row of `width` elements, zeros beyond it. */
+template <class In>
+QC_DEVICE void qc_load_eight(float (&out)[8], const typename In::type *row, int column, int width) {
+    QC_UNROLL
+    for (int k = 0; k < 8; ++k) out[k] = column + k < width ? qc_real(In(), row[column + k]) : 0.0f;
+}
+/* Whether all rows begin at multiples of 16 bytes, and are read in vectors. */
+QC_DEVICE bool qc_in_vectors(const void *input, int width, int stride) {
+    return (width | stride) % 8 == 0 && (uint64_t)input % 16 == 0;
+}
+/* Any row of `width` elements of kind In. */
 template <class In, int Lanes, int Units>
 QC_DEVICE void qc_load_row(float (&out)[Units][8], const void *input, int64_t first, int width, int stride, int lane) {
-    if ((width | stride) % 8 == 0 && (uint64_t)input % 16 == 0) {
+    if (qc_in_vectors(input, width, stride)) {
         qc_load_vectors<In, Lanes>(out, input, first, width, lane);
         return;
     }
     const typename In::type *row = (const typename In::type *)input + first;
     QC_UNROLL
-    for (int i = 0; i < Units; ++i) {
-        QC_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            const int column = 8 * (lane + Lanes * i) + k;
-            out[i][k] = column < width ? qc_real(In(), row[column]) : 0.0f;
-        }
-    }
+    for (int i = 0; i < Units; ++i) qc_load_eight<In>(out[i], row, 8 * (lane + Lanes * i), width);
 }
 
 /* All lanes of a row have come this far, and see what the others wrote to shared memory. */

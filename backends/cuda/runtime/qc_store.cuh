@@ -30,3 +30,10 @@ template <class Out> QC_DEVICE void qc_store_pair(void *array, int64_t index, co
     to[0] = Out::pack(values[0]);
     if (left > 1) to[1] = Out::pack(values[1]);
 }
+
+/* x / scale, rounded, is less than zero where x is less than this: quotients of 2^-150 and less round to zero. For scales
+ * below 2^25 it is a subnormal number, whose bits count multiples of 2^-149. */
+QC_DEVICE float qc_sign_limit(float scale) {
+    if (scale < 33554432.0f) return -qc::from_bits((uint32_t)(scale * 0.5f));
+    return -qc::multiply(qc::multiply(scale, 8.88178420e-16f), 7.88860905e-31f); /* 2^-50, 2^-100 */
+}

@@ -3,14 +3,12 @@
  *   out[m, n] = activation(total[m, n] + bias[n]) + residual[m, n]     float32, each sum rounded, then the kind of
  *   `out`
  *
- * Parts that are NULL are left out. Activations: 1 max(x, 0); 2 x / (1 + exp(-x)); 3 x / 2 * (1 + erf(x / sqrt 2));
- * 4 x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), whose functions are within 2 units in the last place.
+ * Parts that are NULL are left out. Activations are those of qc_activations.h.
  */
 #pragma once
 
+#include "qc_activations.h"
 #include "qc_wn_kinds.cuh"
-
-enum { QC_WN_PLAIN, QC_WN_RELU, QC_WN_SILU, QC_WN_GELU, QC_WN_GELU_TANH };
 
 struct qc_wn_args {
     const void *input;    /* [rows, depth] in the kind of the instance */
@@ -37,21 +35,6 @@ struct qc_wn_args {
     int32_t out_float;    /* whether `out` is float32; otherwise it is of the kind */
 };
 
-QC_DEVICE float qc_wn_activation(float x, int which) {
-    if (which == QC_WN_RELU) return qc::maximum(x, 0.0f);
-    if (which == QC_WN_SILU) return qc::divide(x, qc::add(1.0f, qc::exponential(-x)));
-    if (which == QC_WN_GELU) {
-        const float inner = qc::error_function(qc::multiply(x, 0.70710678f));
-        return qc::multiply(qc::multiply(x, 0.5f), qc::add(1.0f, inner));
-    }
-    if (which == QC_WN_GELU_TANH) {
-        const float cube = qc::multiply(qc::multiply(x, x), x);
-        const float inner = qc::multiply(0.79788456f, qc::fma(0.044715f, cube, x));
-        return qc::multiply(qc::multiply(x, 0.5f), qc::add(1.0f, qc::hyperbolic_tangent(inner)));
-    }
-    return x;
-}
-
 /* Four neighbours at `index`, at once where rows are whole fours; the first `left` of them. */
 template <class Out> QC_DEVICE void qc_wn_store(void *array, int64_t index, const float (&values)[4], int left) {
     struct alignas(4 * sizeof(typename Out::type)) Four {
@@ -76,7 +59,7 @@ QC_DEVICE void qc_wn_finish(const qc_wn_args &args, int row, int column, const f
         real[i] = total[i];
         if (column + i >= args.columns) continue;
         if (args.bias) real[i] = qc::add(real[i], args.bias[column + i]);
-        real[i] = qc_wn_activation(real[i], args.activation);
+        real[i] = qc::activate(real[i], args.activation);
         if (!args.residual) continue;
         real[i] = qc::add(real[i], args.out_float ? ((const float *)args.residual)[at + i]
                                                   : Kind::real(((const uint16_t *)args.residual)[at + i]));
