@@ -20,7 +20,7 @@ from benchmarks.common import merged, print_table, write_results
 from qcompiler.backends.cuda.arch import ARCHITECTURES, Architecture
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.kernels.row import CudaKernel
-from qcompiler.backends.cuda.roofline import resident_blocks
+from qcompiler.backends.cuda.roofline import promised_blocks, resident_blocks
 from qcompiler.backends.cuda.sass import disassemble
 from qcompiler.backends.cuda.toolchain import compile_cubin
 
@@ -52,7 +52,7 @@ def rows_of(kernel: CudaKernel, target: Architecture) -> list[dict[str, object]]
                 "spilled": usage.spilled + usage.stack,
                 "shared bytes": instance.shared,
                 "resident": resident,
-                "promised": instance.blocks,
+                "promised": promised_blocks(instance, target),
                 "instructions": len(listing.opcodes),
                 "loop": sum(loop.values()),
                 **{kind: sum(loop[opcode] for opcode in opcodes) for kind, opcodes in _KINDS.items()},

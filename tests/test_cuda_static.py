@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,7 +11,7 @@ from qcompiler.backends.cuda.arch import ARCHITECTURES, Architecture, architectu
 from qcompiler.backends.cuda.arguments import fields_of, grid_of, pack
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.kernels.row import Axis, CudaKernel, Instance
-from qcompiler.backends.cuda.roofline import Work, estimate, resident_blocks
+from qcompiler.backends.cuda.roofline import Work, estimate, promised_blocks, resident_blocks
 from qcompiler.backends.cuda.sass import Listing, disassemble
 from qcompiler.backends.cuda.toolchain import Compiled, Usage, compile_cubin, find_tool
 from qcompiler.cost import Roofline
@@ -62,7 +63,7 @@ def test_builds_without_warnings_and_fits(name: str, target: Architecture) -> No
     for instance in sample(KERNELS[name], target):
         usage = compiled.usage[instance.name]
         assert usage.spilled == usage.stack == 0, instance.name
-        assert resident_blocks(instance, usage, target) >= instance.blocks, instance.name
+        assert resident_blocks(instance, usage, target) >= promised_blocks(instance, target), instance.name
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -140,6 +141,12 @@ def kernel_of(threads: int, shared: int) -> Instance:
 )
 def test_resident_blocks_are_limited_by_the_scarcest(threads: int, shared: int, registers: int, resident: int) -> None:
     assert resident_blocks(kernel_of(threads, shared), Usage(registers, 0, 0), ORIN) == resident
+
+
+def test_no_more_blocks_are_promised_than_there_is_memory_for() -> None:
+    wanted = replace(kernel_of(256, 65536), blocks=3)
+    assert promised_blocks(wanted, ORIN) == 2
+    assert promised_blocks(replace(wanted, shared=0), ORIN) == 3
 
 
 def test_estimate_says_what_a_launch_waits_for() -> None:

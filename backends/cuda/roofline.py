@@ -61,10 +61,19 @@ def resident_blocks(instance: Instance, usage: Usage, target: Architecture) -> i
     """How many blocks of a kernel a multiprocessor holds at once; 0 when it cannot hold one."""
     warps = instance.threads // _WARP
     registers = -(-usage.registers * _WARP // _REGISTER_UNIT) * _REGISTER_UNIT * warps
+    return min(_room(instance, target), target.registers_per_multiprocessor // registers)
+
+
+def promised_blocks(instance: Instance, target: Architecture) -> int:
+    """For how many blocks the compiler must leave registers: no more than there are threads and shared memory for."""
+    return min(instance.blocks, _room(instance, target))
+
+
+def _room(instance: Instance, target: Architecture) -> int:
+    """Blocks for which a multiprocessor has threads and shared memory."""
     return min(
         _MOST_BLOCKS,
         target.threads_per_multiprocessor // instance.threads,
-        target.registers_per_multiprocessor // registers,
         target.shared_per_multiprocessor // max(1, instance.shared + target.reserved),
     )
 
