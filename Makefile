@@ -29,7 +29,7 @@ demo: $(READY)-core
 	$(RUN) -m benchmarks.demo
 
 test: $(READY)-test browser compilers
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)-test $(READY)-dev
 	$(RUN) -m ruff check $(SOURCES)

@@ -23,6 +23,7 @@ from qcompiler.backends.cuda.kernels.row import CudaKernel
 from qcompiler.backends.cuda.roofline import promised_blocks, resident_blocks
 from qcompiler.backends.cuda.sass import disassemble
 from qcompiler.backends.cuda.toolchain import compile_cubin
+from qcompiler.errors import InputError
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "products": ("HMMA", "IMMA", "BMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA"),
@@ -70,17 +71,28 @@ def main() -> None:
     targets = [ARCHITECTURES[int(text)] for text in options.architectures.split(",")]
     names = options.kernels.split(",")
     rows: list[dict[str, object]] = []
+    failed: list[str] = []
     # The compiler is the work, and runs in processes of its own.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        jobs = [pool.submit(rows_of, KERNELS[name], target) for target in targets for name in names]
-        for job in jobs:
-            made = job.result()
+        wanted = [(KERNELS[name], target) for target in targets for name in names]
+        jobs = [pool.submit(rows_of, kernel, target) for kernel, target in wanted]
+        for (kernel, target), job in zip(wanted, jobs, strict=True):
+            try:
+                made = job.result()
+            except InputError as error:
+                failed.append(f"{kernel.name} on {target.name}: {error.what}")
+                continue
             rows += made
             write_results("kernels_cuda_static", merged("kernels_cuda_static", made, ("instance", "architecture")))
     print_table(rows)
     faulty = [row for row in rows if row["spilled"] or int(str(row["resident"])) < int(str(row["promised"]))]
-    print(f"{len(rows)} kernels built without a warning, {len(faulty)} spill or hold fewer blocks than promised")
-    sys.exit(bool(faulty))
+    for told in failed:
+        print(told)
+    print(
+        f"{len(rows)} instances built without a warning, {len(faulty)} spill or hold fewer blocks than promised, "
+        f"{len(failed)} kernels did not build"
+    )
+    sys.exit(bool(faulty or failed))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ BODIES = {
 INSTANCES = {
     name: Instance(f"qc_probe_{name}", body, 64 if name in ("neighbour", "race") else 32, ONE, shared=4096)
     for name, body in BODIES.items()
-}
+} | {"tall": Instance("qc_probe_tall", BODIES["dot4"], 32, (Axis(), Axis(("count",)), Axis()))}
 KERNEL = CudaKernel("probe", str(Path(__file__).parent / "cuda_probe.cuh"), tuple(INSTANCES.values()))
 
 
@@ -224,6 +224,11 @@ def test_copies_land_when_they_are_waited_for_and_not_before() -> None:
 def test_faults_are_found(name: str, fault: str) -> None:
     with pytest.raises(VerifyError, match=fault):
         probe(name, np.zeros(32, np.uint32), a=np.zeros(256, np.uint32))
+
+
+def test_grids_that_devices_do_not_take_are_found() -> None:
+    with pytest.raises(VerifyError, match="at most 65535 blocks"):
+        probe("tall", np.zeros(32, np.uint32), count=65536)
 
 
 @pytest.mark.parametrize(("stride", "wavefronts"), [(0, 1), (1, 1), (2, 2), (3, 1), (8, 8), (32, 32)])

@@ -17,13 +17,16 @@ import qcompiler
 from qcompiler.artifact import Artifact
 from qcompiler.backends.cuda.arch import ARCHITECTURES
 from qcompiler.backends.cuda.groups import packed_group_scales, packed_group_zeros
+from qcompiler.backends.cuda.integer_packing import deinterleave
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.kernels.low_bit import choose_w4a4, choose_wna8
+from qcompiler.backends.cuda.product import Matrix, packed
+from qcompiler.backends.cuda.reading import reading_of
 from qcompiler.backends.reference.grouped import roundings
 from qcompiler.errors import VerifyError
 from qcompiler.ir.pattern import Refusal
 from qcompiler.job import backends
-from qcompiler.spec import Number, Scheme, parse_scheme
+from qcompiler.spec import Number, QuantSpec, Scheme, parse_scheme
 from qcompiler.targets import load_target
 from tests.cuda_harness import aligned, run_sanitized, traffic_of
 from tests.cuda_models import activations, compiled
@@ -150,6 +153,24 @@ def test_groups_of_both_sides_are_of_one_size() -> None:
 def test_scales_that_half_precision_does_not_hold_are_refused() -> None:
     with pytest.raises(VerifyError, match="half precision"):
         packed_group_scales(torch.tensor([[1.0, 1 + 2.0**-12]]))
+
+
+@pytest.mark.parametrize("weight", ["uint4 asym", "uint4 sym", "int3 sym"])
+def test_what_fills_rows_of_codes_up_counts_nothing(weight: str) -> None:
+    """Image layers leave any codes there."""
+    random = np.random.default_rng(3)
+    spec = QuantSpec.parse(f"{weight} block=(1,32) scale=f16")
+    codes, zero = random.integers(0, 4, (6, 52)), random.integers(0, 8, (6, 2)) * (not spec.symmetric)
+    matrix = Matrix(torch.tensor(codes).float(), torch.ones(6, 2), torch.tensor(zero).float(), spec)
+    single = QuantSpec.parse("uint8 asym block=(-1,-1) scale=f32")
+    reading = reading_of(single, 52, "float32", torch.tensor(1.0), torch.tensor(5.0))
+    found = {name: value.numpy() for name, value in packed(matrix, reading, None).items()}
+
+    x, w = random.integers(-128, 128, (4, 64)), deinterleave(found["codes"], 4, 64).astype(int)
+    zeros = found["group_zero"].astype(int) if "group_zero" in found else np.zeros((2, 6), int)
+    last = x[:, 32:] @ w[:, 32:].T - x[:, 32:].sum(1)[:, None] * zeros[1]
+    total = last - found["input_zero"] * found["group_sum"].view(np.int16)[1]
+    np.testing.assert_array_equal(total, (x[:, 32:52] + 128 - 5) @ (codes[:, 32:] - zero[:, 1:]).T)
 
 
 def block_case(name: str, rows: int, columns: int, depth: int, group: int, seed: int) -> dict:

@@ -18,6 +18,7 @@ from qcompiler.backends.cuda.assembly import assemble
 from qcompiler.backends.cuda.backend import CudaBackend
 from qcompiler.backends.cuda.driver import Emulated
 from qcompiler.backends.cuda.execution import run_layer
+from qcompiler.backends.cuda.image_guards import image_window
 from qcompiler.backends.cuda.layer import Layer
 from qcompiler.backends.cuda.library import read_library
 from qcompiler.backends.cuda.settings import settings_of
@@ -25,11 +26,13 @@ from qcompiler.backends.reference import MEANINGS
 from qcompiler.errors import VerifyError
 from qcompiler.ir.interp import evaluate
 from qcompiler.job import backends
+from qcompiler.passes.recipes import Recipe
 from qcompiler.spec import parse_scheme
 from qcompiler.target import Target
 from qcompiler.targets import load_target
 from qcompiler.weights import read_program
 from tests.cuda_interface import built_interface, equals_the_runner, with_code
+from tests.symmetry_tools import canonical
 
 TARGET = "orin{device=emulation, build=later, compute=float32}"
 SIDE = 9
@@ -216,6 +219,31 @@ def test_convolution_yields_reals_where_nobody_reads_codes() -> None:
     assert assembled.program.shape(assembled.program.outputs[0]) == (2, 7, 6, 5)
 
 
+MOVED = """
+spec @a = uint8 asym block=(-1,-1,-1,-1) scale=f32
+dim n = 2 in 1..
+dim m = 5 in 1..
+program @moved stage=lowered {
+  input %x : f32[n,m,4,8]
+  param %s : f32[1,1,1,1] = values(0.03)
+  param %z : f32[1,1,1,1] = values(9)
+  %q = qc.quantize %x, %s, %z : @a[n,m,4,8]
+  %y = qc.kernel "carry", [%q, %s, %z], [0, 2, 1, 3] {high=255, low=0, op="aten.permute", result=[%s, %z]} : @a[n,4,m,8]
+  %d = qc.dequantize %y, %s, %z : f32[n,4,m,8]
+  return %d
+}
+"""
+
+
+def test_what_is_no_image_is_moved_as_it_lies() -> None:
+    program = qcompiler.parse(MOVED)
+    assembled = assemble(program, settings_of(load_target(TARGET, backends())))
+    assert not assembled.layers
+    x = torch.randn(3, 7, 4, 8, generator=torch.Generator().manual_seed(0))
+    (found,), (expected,) = evaluate(assembled.program, [x]), evaluate(program, [x], kernels=MEANINGS)
+    assert torch.equal(found, expected)
+
+
 def test_jetson_has_the_same_layers() -> None:
     """There codes are symmetric, and biases floats."""
     target = replace(load_target("jetson", backends()), companions=("orin{build=later, device=emulation}",))
@@ -231,3 +259,52 @@ def test_convolutions_without_a_kernel_say_why() -> None:
     (node,) = [node for node in program.nodes if program.op(node) == "aten.conv2d"]
     refusal = load_target("orin", backends()).choose(program, node, parse_scheme("w8a8"))
     assert "has 2 groups: neither one nor a window for each channel" in str(refusal)
+
+
+@pytest.mark.parametrize("number", ["ternary", "binary"])
+def test_weights_of_few_whole_numbers_are_taken_as_they_are(number: str) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)).eval()
+    asked = f"assign{{weight={number} sym channel scale=f32, activation=uint8 asym tensor scale=f32}}"
+    recipe = Recipe.of("few", [asked, "apply_plan", "calibrate", "nearest"])
+    artifact = qcompiler.compile(model, TARGET, calibration=[(images(),)], recipe=recipe, keep_float=False)
+    assert [layer.kernels[0] for layer in layers(artifact)] == ["image_codes", "conv_i8", "conv_i8"]
+    assert torch.equal(tensor(artifact(images(3))), tensor(artifact.simulate(images(3))))
+
+
+class Calls(nn.Module):
+    """A function of one tensor."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+@pytest.mark.parametrize(
+    ("op", "call", "why"),
+    [
+        ("aten.max_pool2d", lambda x: F.max_pool2d(x[0], 2), "does not read images"),
+        ("aten.avg_pool2d", lambda x: F.avg_pool2d(x[0], 2), "does not read images"),
+        (
+            "aten.add.Tensor",
+            lambda x: x.relu().permute(0, 2, 3, 1) + x.permute(0, 2, 3, 1),
+            "number of channels is free",
+        ),
+        ("aten.silu", lambda x: F.silu(x.permute(0, 2, 3, 1)), "number of channels is free"),
+        ("aten.mean.dim", lambda x: x.permute(0, 2, 3, 1).mean((2, 3)), "number of channels is free"),
+        ("aten.max_pool2d", lambda x: F.max_pool2d(x.permute(0, 2, 3, 1), 2), "number of channels is free"),
+    ],
+)
+def test_what_is_no_image_of_known_channels_is_left_to_floats(op: str, call: Callable[..., Tensor], why: str) -> None:
+    program = canonical(qcompiler.trace(Calls(call), torch.randn(2, 4, 6, 6)))
+    (node,) = [node for node in program.nodes if program.op(node) == op]
+    assert why in str(load_target("orin", backends()).choose(program, node, parse_scheme("w8a8")))
+
+
+def test_what_surrounds_an_image_belongs_to_its_size() -> None:
+    program = qcompiler.trace(torch.nn.Conv1d(1, 1, 3, padding=20000), torch.randn(2, 1, 8))
+    (node,) = [node for node in program.nodes if program.op(node) == "aten.conv1d"]
+    assert "larger than" in image_window(program, node)

@@ -11,6 +11,7 @@ from qcompiler.backends.cuda.arch import ARCHITECTURES, Architecture, architectu
 from qcompiler.backends.cuda.arguments import fields_of, grid_of, pack
 from qcompiler.backends.cuda.kernels import KERNELS
 from qcompiler.backends.cuda.kernels.row import Axis, CudaKernel, Instance
+from qcompiler.backends.cuda.kernels.tiles import PRODUCT
 from qcompiler.backends.cuda.roofline import Work, estimate, promised_blocks, resident_blocks
 from qcompiler.backends.cuda.sass import Listing, disassemble
 from qcompiler.backends.cuda.toolchain import Compiled, Usage, compile_cubin, find_tool
@@ -116,8 +117,26 @@ def test_unknown_argument_is_refused() -> None:
         pack(KERNELS["gemm_i8"], {"colums": 1})
 
 
+def test_number_beyond_its_field_is_refused() -> None:
+    with pytest.raises(VerifyError, match="rows of 2147483648"):
+        pack(KERNELS["gemm_i8"], {"rows": 2**31})
+
+
 def test_grid_covers_ragged_sizes() -> None:
-    assert grid_of(KERNELS["gemm_i8"], "qc_gemm_i8_128x128x64", {"rows": 129, "columns": 128, "splits": 1}) == (1, 2, 1)
+    assert grid_of(KERNELS["gemm_i8"], "qc_gemm_i8_128x128x64", {"rows": 129, "columns": 128, "splits": 1}) == (2, 1, 1)
+
+
+def test_devices_take_products_of_as_many_rows_as_an_integer_counts() -> None:
+    tiled = [
+        (kernel, instance)
+        for kernel in KERNELS.values()
+        for instance in kernel.instances
+        if kernel.takes == PRODUCT and Axis(("splits",)) in instance.grid
+    ]
+    assert {"gemm_i8", "conv_i8", "wgmma_i8"} <= {kernel.name for kernel, _ in tiled}
+    for kernel, instance in tiled:
+        grid = grid_of(kernel, instance.name, {"rows": 2**31 - 1, "columns": 1 << 20, "splits": 16})
+        assert max(grid[1:]) < 1 << 16, instance.name
 
 
 def test_axis_is_the_same_in_c() -> None:

@@ -18,8 +18,10 @@ from qcompiler.backends.reference.backend import ReferenceBackend
 from qcompiler.errors import SpecError
 from qcompiler.ir.ops import op_target
 from qcompiler.job import backends
+from qcompiler.spec import parse_scheme
 from qcompiler.target import Kernel, Target
 from qcompiler.targets import load_target, target_names
+from qcompiler.tracer import trace
 
 BACKENDS = {"c": CBackend(), "cuda": CudaBackend(), "onnx": OnnxBackend(), "reference": ReferenceBackend()}
 ROWS = [
@@ -127,3 +129,11 @@ def test_settings_in_braces_take_the_place_of_the_files() -> None:
 def test_braces_of_a_target_must_match(text: str) -> None:
     with pytest.raises(SpecError):
         load_target(text, backends())
+
+
+@pytest.mark.parametrize("name", ["cuda", "host", "cortex-m0"])
+def test_table_of_a_function_takes_no_keywords(name: str) -> None:
+    program = trace(torch.nn.GELU(approximate="tanh"), torch.randn(1, 4, 5, 5))
+    (node,) = [node for node in program.nodes if program.op(node) == "aten.gelu"]
+    found = load_target(name, BACKENDS).choose(program, node, parse_scheme("w8a8"))
+    assert "has no kernel for its 'approximate'" in str(found)

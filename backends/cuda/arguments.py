@@ -18,6 +18,8 @@ _KINDS: dict[str, type[ctypes._SimpleCData]] = {
     "int64_t": ctypes.c_int64,
     "float": ctypes.c_float,
 }
+_INTEGERS = 1 << 31
+"""Of either sign, of 32 bits."""
 Value = int | float
 """Pointers are addresses."""
 
@@ -54,12 +56,15 @@ def pack(kernel: CudaKernel, values: Mapping[str, Value]) -> ctypes.Structure:
     """The struct as kernels take it; fields that are absent are zero.
 
     Raises:
-        VerifyError: for a field that the kernel does not have.
+        VerifyError: for a field that the kernel does not have, or that does not hold its number.
     """
     type_ = structure(kernel)
     unknown = values.keys() - {name for name, _ in fields_of(kernel)}
     if unknown:
         raise VerifyError(f"kernel {kernel.name} has no argument {', '.join(sorted(unknown))}")
+    for name, kind in fields_of(kernel):
+        if kind == "int32_t" and not -_INTEGERS <= values.get(name, 0) < _INTEGERS:
+            raise VerifyError(f"kernel {kernel.name} cannot take {name} of {values[name]}", mend="call it with less")
     return type_(**values)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qcompiler.backends.cuda.codes import IMAGE_RANK, SIGNAL_RANK
+from qcompiler.backends.cuda.image_launches import pair
 from qcompiler.backends.lowering.guards import spatial_mean, static_bounds
-from qcompiler.formats import Integer
+from qcompiler.formats import BINARY, TERNARY, Integer
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program, all_nodes
 from qcompiler.ir.types import TensorType
@@ -23,10 +24,11 @@ def image_window(program: Program, node: Node) -> str:
     """A convolution or pool in one or two dimensions, over all channels or over each one alone."""
     bound = program.bind(node)
     source = bound.get("input", bound.get("self"))
-    if not isinstance(source, Node) or program.tensor_type(source).rank not in (SIGNAL_RANK, IMAGE_RANK):
-        return "does not read images"
+    problem = _image(program, source, SIGNAL_RANK if program.op(node).endswith("1d") else IMAGE_RANK)
+    if problem or not isinstance(source, Node):
+        return problem
     _, channels, *sides = (program.dimensions.hint(dim) for dim in program.shape(source))
-    if max(sides) > _MOST_SIDE:
+    if max(sides) + 2 * max(pair(bound.get("padding"), (0, 0))) > _MOST_SIDE:
         return f"its images are larger than {_MOST_SIDE}"
     if bound.get("ceil_mode") and program.op(node) not in MAX_POOLS:
         return "has windows cut off at the end"
@@ -37,29 +39,34 @@ def image_window(program: Program, node: Node) -> str:
 
 def image_pair(program: Program, node: Node) -> str:
     """Two images of one size, that of the example."""
-    shapes = [program.shape(operand) for operand in all_nodes(list(program.bind(node).values()))]
+    operands = list(all_nodes(list(program.bind(node).values())))
+    shapes = [program.shape(operand) for operand in operands]
     sizes = [[program.dimensions.hint(dim) for dim in shape] for shape in shapes]
     same = len(sizes) == 2 and sizes[0] == sizes[1] and len(sizes[0]) == IMAGE_RANK and shapes[0][0] == shapes[1][0]
-    return "" if same else "does not add two images of one size"
+    return _image(program, operands[0]) if same else "does not add two images of one size"
 
 
 def image_source(program: Program, node: Node) -> str:
     """Reads an image."""
-    source = program.bind(node)["self"]
-    type_ = program.type(source) if isinstance(source, Node) else None
-    return "" if isinstance(type_, TensorType) and type_.rank == IMAGE_RANK else "does not read images"
+    return _image(program, program.bind(node)["self"])
 
 
 def image_mean(program: Program, node: Node) -> str:
     """The mean of whole images, or of signals."""
-    source = program.bind(node)["self"]
-    flat = isinstance(source, Node) and program.tensor_type(source).rank <= IMAGE_RANK
-    return spatial_mean(program, node) or ("" if flat else "does not read images")
+    return spatial_mean(program, node) or _image(program, program.bind(node)["self"], SIGNAL_RANK, IMAGE_RANK)
 
 
 def image_carry(program: Program, node: Node) -> str:
     """Pools of the largest codes need whole windows; what only moves codes needs nothing."""
     return image_window(program, node) if program.op(node) in MAX_POOLS else ""
+
+
+def _image(program: Program, value: object, *ranks: int) -> str:
+    """A tensor of one of some ranks, that of images otherwise, whose channels have a known number."""
+    type_ = program.type(value) if isinstance(value, Node) else None
+    if not isinstance(type_, TensorType) or type_.rank not in (ranks or (IMAGE_RANK,)):
+        return "does not read images"
+    return "" if isinstance(type_.shape[1], int) else "its number of channels is free"
 
 
 def one_grid(program: Program, node: Node) -> str:
@@ -153,7 +160,7 @@ def _one_grid(spec: QuantSpec) -> bool:
 def _weighs(spec: QuantSpec) -> bool:
     """Whole numbers of up to eight bits, with one scale or one for each column."""
     number = spec.format
-    whole = isinstance(number, Integer) and number.signed and number.bits <= 8
+    whole = number in (TERNARY, BINARY) or (isinstance(number, Integer) and number.signed and number.bits <= 8)
     columns = spec.block[0] in (1, -1) and all(extent == -1 for extent in spec.block[1:])
     return whole and _plain(spec) and spec.symmetric and columns
 

@@ -222,7 +222,8 @@ class Images:
         work, program = self.work, self.work.program
         if node.target is not ops.quantize:
             raise work.refusal(node, "it yields no codes")
-        if program.tensor_type(node).rank != IMAGE_RANK and form != "image":
+        shape = program.shape(node)
+        if form != "image" and not (len(shape) == IMAGE_RANK and isinstance(shape[1], int)):
             self.stored[node, "plain"] = self.by_torch(node)
             return
         bound, spec = program.bind(node), program.tensor_type(node).spec
@@ -236,11 +237,10 @@ class Images:
         inputs = (size.reals(compute, channels_last=False),)
         meaning = f"codes of images {spec.format.name} static"
         layer = work.layer(name, node, meaning, inputs, (size.stored,), {}, step)
-        type_ = TensorType(size.stored.dtype, stored_shape(program.shape(node), "image"))
+        type_ = TensorType(size.stored.dtype, stored_shape(shape, "image"))
         builder = program.before(node, STEP)
         made = builder.call("qc.kernel", layer.name, as_image(builder, source), type_=type_)
-        rank = program.tensor_type(node).rank
-        self.stored[node, "image"] = Stored(made, "image", size.channels, spec, rank)
+        self.stored[node, "image"] = Stored(made, "image", size.channels, spec, len(shape))
 
     def by_torch(self, node: Node) -> Stored:
         """The codes of reals that are no images, where a layer moves them."""

@@ -108,6 +108,10 @@ def packed(matrix: Matrix, reading: Reading, bias: Tensor | None) -> dict[str, T
     way = way_of(matrix.spec, reading.spec)
     real = matrix.spec.format.encode(matrix.codes).to(torch.uint8).view(torch.int8) if way == "e4m3" else matrix.codes
     codes[:, : matrix.depth] = (real + shift_of(matrix.spec)).to(torch.int8).numpy()
+    if matrix.group:
+        # Whatever fills rows of inputs up: codes at the zero point take nothing from it and add nothing to it.
+        last = 0 if matrix.zero_point is None else matrix.zero_point[:, -1:].to(torch.int8).numpy()
+        codes[:, matrix.depth :] = last + shift_of(matrix.spec)
     found = {"codes": _ordered(codes, way)}
     found |= _of_groups(matrix, reading, codes) if matrix.group else _of_columns(matrix, reading, codes, way)
     if reading.scale is not None:

@@ -15,7 +15,7 @@ import torch
 from torch.fx.node import Argument
 
 from qcompiler.backends.lowering.biases import integer_bias
-from qcompiler.backends.lowering.operands import operand_of
+from qcompiler.backends.lowering.operands import keywords, operand_of
 from qcompiler.errors import VerifyError
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program, Stage
@@ -182,10 +182,9 @@ class _Lowering:
             if folded is None:
                 self.refuse(node, "its bias and scales are not constant")
             bound["weight"], bound["bias"] = folded
-        schema = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else []
-        for argument in schema:
-            if argument.kwarg_only and bound.pop(argument.name) != argument.default_value:
-                self.refuse(node, f"its kernel takes no '{argument.name}'")
+        for name, default in keywords(node).items():
+            if bound.pop(name) != default:
+                self.refuse(node, f"its kernel takes no '{name}'")
         return list(bound.values())
 
     def refuse(self, node: Node, why: str) -> NoReturn:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from qcompiler.backends.lowering.operands import keywords
 from qcompiler.backends.reference.arithmetic import MOST_TERMS
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
@@ -112,6 +113,13 @@ def plain_operands(program: Program, node: Node) -> str:
     return "" if bound.get("alpha", 1) == 1 else "has a factor on its second operand"
 
 
+def plain_keywords(program: Program, node: Node) -> str:
+    """Kernel calls take what has a place; what has only a name must be as it is by default."""
+    bound = program.bind(node)
+    stated = [name for name, default in keywords(node).items() if bound[name] != default]
+    return f"has no kernel for its '{stated[0]}'" if stated else ""
+
+
 def product_fits(program: Program, node: Node) -> str:
     """The sum behind each element of a matrix product must fit int32 whatever the codes are."""
     left = program.bind(node)["self"]
@@ -187,6 +195,7 @@ GUARDS: Mapping[str, Guard] = {
     "single_precision": single_precision,
     "spatial_mean": spatial_mean,
     "plain_average": plain_average,
+    "plain_keywords": plain_keywords,
     "plain_operands": plain_operands,
     "product_fits": product_fits,
     "static_bounds": static_bounds,

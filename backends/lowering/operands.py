@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx.node import Argument
 
 from qcompiler.ir.program import Node
@@ -19,6 +20,12 @@ class Operand:
     scale: Node
     zero_point: Node | None
     spec: QuantSpec
+
+
+def keywords(node: Node) -> dict[str, object]:
+    """Arguments of an operator that are given by name alone, which kernel calls do not take, with their defaults."""
+    schema = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else []
+    return {argument.name: argument.default_value for argument in schema if argument.kwarg_only}
 
 
 def operand_of(argument: Argument) -> Operand | None:

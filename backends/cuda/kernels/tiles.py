@@ -85,7 +85,8 @@ class Tile:
             name=f"qc_{kernel}_{self.name}",
             body=f"{body or 'qc_' + kernel}<{self.type}{', ' * bool(options)}{options}>",
             threads=32 * self.warps[0] * self.warps[1],
-            grid=(Axis(("columns",), self.columns), Axis(("rows",), self.rows), Axis(("splits",))),
+            # Only the first axis of a grid takes more than 65535 blocks, and images have many rows.
+            grid=(Axis(("rows",), self.rows), Axis(("columns",), self.columns), Axis(("splits",))),
             shared=self.shared(weight_bytes),
             runs=runs,
             bits=bits,

@@ -26,6 +26,7 @@ class Code:
         coarse: kinds in which sums of codes are within float32, so that scales may come behind them.
         warps: that share the inputs of a tile of one row: what registers and shared memory suffice for.
         powers: by kind, which power of two makes up for how codes are decoded: scales are multiplied by it.
+        heavy: whether decoding takes the registers of a third block.
     """
 
     type: str
@@ -35,6 +36,7 @@ class Code:
     coarse: tuple[Kind, ...] = ("f16", "bf16")
     warps: int = 16
     powers: tuple[tuple[Kind, int], ...] = ()
+    heavy: bool = False
 
     def power(self, kind: Kind) -> int:
         """The power of two by which scales are multiplied."""
@@ -58,7 +60,7 @@ CODES: dict[str, Code] = {
     "codebook8d4": Code("qc_wn_codebook<{kind}, 8, 4>", 2, table=_COPIES, warps=8),
     "codebook8d8x2": Code("qc_wn_codebook<{kind}, 8, 8, 2>", 2, table=_COPIES, warps=8),
     "codebook8d8x4": Code("qc_wn_codebook<{kind}, 8, 8, 4>", 4, table=_COPIES, warps=4),
-    "codebook16d8x2": Code("qc_wn_codebook<{kind}, 16, 8, 2>", 4, warps=8),
+    "codebook16d8x2": Code("qc_wn_codebook<{kind}, 16, 8, 2>", 4, warps=8, heavy=True),
     "codebook8d4x2": Code("qc_wn_codebook<{kind}, 8, 4, 2>", 4, table=_COPIES, warps=4),
 }
 """By the end of the kernel's name."""
@@ -214,7 +216,8 @@ def _resident(tile: Tile, code: Code) -> int:
         return 2 if tile.rows == 1 else 1
     if tile.rows > GEMM[0].rows:
         return 1
-    return 3 if tile.rows == 1 and tile.warps[1] < GEMV[0].warps[1] else 2
+    third = tile.rows == 1 and tile.warps[1] < GEMV[0].warps[1] and not code.heavy
+    return 3 if third else 2
 
 
 def _instance(name: str, code: Code, kind: Kind, tile: Tile) -> Instance:

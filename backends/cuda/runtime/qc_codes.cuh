@@ -6,7 +6,7 @@
  *   symmetric:  scale = max(-low, high) / highest, or only high / highest where lowest is 0, zero = 0
  *   A row of zeros has scale 1 and zero point 0; a scale is kept between 2^-149 and the largest float. Where high - low
  *   overflows, scale = high / (highest - lowest) - low / (highest - lowest).
- * Then code = clip(round(x / scale) + zero), half to even, the division correctly rounded; NaN becomes `lowest`.
+ * Then code = clip(round(x / scale) + zero), half to even, the division correctly rounded; NaN becomes one at an end.
  *
  * Formats: whole numbers in bytes, stored with `shift` added; signed nibbles, two to a byte, the first in the low half;
  * e4m3, rounded half to even, where `lowest` and `highest` are -448 and 448. With out_width codes to a row, those

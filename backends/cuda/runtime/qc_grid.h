@@ -320,6 +320,7 @@ inline void run_block(unsigned threads, size_t shared_bytes) {
 inline const char *run(void (*body)(const void *), const void *args, const unsigned blocks[3], unsigned threads,
                        size_t shared_bytes, unsigned order, qc_traffic *traffic) {
     if (!threads || threads % kLanes || threads > 1024) return "a block has whole warps, at most 32 of them";
+    if (std::max(blocks[1], blocks[2]) > 65535) return "a grid has at most 65535 blocks along y and z";
     grid = Grid();
     grid.body = body;
     grid.args = args;

@@ -66,8 +66,8 @@ struct qc_spot {
 };
 QC_DEVICE qc_spot qc_spot_of_block() {
     constexpr int high = 8;
-    const int wide = (int)qc::blocks_x(), index = (int)(qc::block_y() * qc::blocks_x() + qc::block_x());
-    const int band = index / (high * wide), left = (int)qc::blocks_y() - band * high, rows = left < high ? left : high;
+    const int wide = (int)qc::blocks_y(), index = (int)(qc::block_y() * qc::blocks_x() + qc::block_x());
+    const int band = index / (high * wide), left = (int)qc::blocks_x() - band * high, rows = left < high ? left : high;
     const int inside = index - band * high * wide;
     return {band * high + inside % rows, inside / rows};
 }
