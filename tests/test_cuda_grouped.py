@@ -44,6 +44,13 @@ NUMBERS = {
     "int8 blocks": ("int4 sym group=32 scale=f16", "int8 sym group=32 scale=f32 dynamic"),
     "int4 blocks": ("int4 sym group=64 scale=f16", "int4 sym group=64 scale=f32 dynamic"),
 }
+RAGGED = given(
+    rows=st.integers(1, 30),
+    columns=st.integers(1, 50),
+    depth=st.integers(1, 500),
+    group=st.sampled_from([32, 64, 128]),
+    seed=st.integers(0, 99),
+)
 BLOCKS = [
     (kernel, name)
     for kernel in ("gemm_wna8", "gemm_w4a4", "gemv_wna8", "gemv_w4a4")
@@ -197,13 +204,7 @@ def meant(args: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("kernel", "name"), BLOCKS)
-@given(
-    rows=st.integers(1, 30),
-    columns=st.integers(1, 50),
-    depth=st.integers(1, 500),
-    group=st.sampled_from([32, 64, 128]),
-    seed=st.integers(0, 99),
-)
+@RAGGED
 @settings(deadline=None, max_examples=2)
 def test_blocks_equal_their_meaning(
     kernel: str, name: str, rows: int, columns: int, depth: int, group: int, seed: int
@@ -232,13 +233,7 @@ def zero_case(name: str, rows: int, columns: int, depth: int, group: int, seed: 
 
 
 @pytest.mark.parametrize(("kernel", "name"), ZEROS)
-@given(
-    rows=st.integers(1, 30),
-    columns=st.integers(1, 50),
-    depth=st.integers(1, 500),
-    group=st.sampled_from([32, 64, 128]),
-    seed=st.integers(0, 99),
-)
+@RAGGED
 @settings(deadline=None, max_examples=2)
 def test_zero_points_are_taken_from_sums_of_groups(
     kernel: str, name: str, rows: int, columns: int, depth: int, group: int, seed: int

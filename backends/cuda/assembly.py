@@ -28,7 +28,7 @@ from qcompiler.backends.cuda.product import Matrix, adds_branches, launch_produc
 from qcompiler.backends.cuda.reading import KINDS, Places, Reading, quantize, reading_of
 from qcompiler.backends.cuda.settings import Settings
 from qcompiler.backends.cuda.signs import signs_behind
-from qcompiler.backends.cuda.steps import Plan, Step, variants_of
+from qcompiler.backends.cuda.steps import STEP, Plan, Step, variants_of
 from qcompiler.backends.cuda.vectors import CODEBOOK, packed_vectors, vectors_at
 from qcompiler.backends.lowering.operands import operand_of
 from qcompiler.errors import VerifyError
@@ -36,8 +36,6 @@ from qcompiler.formats import BINARY
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType, TupleType
-
-STEP = "assemble"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from qcompiler.backends.cuda.branches import branch_of
+from qcompiler.backends.cuda.fronts import QUANTIZERS
 from qcompiler.backends.cuda.layer import Argument, Element, Input, Port
-from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 
 _ACTIVATIONS = {"relu": 1, "silu": 2, "gelu": 3, "gelu by tanh": 4}
 """The numbers that the argument `activation` takes."""
-_QUANTIZERS = (ops.quantize, ops.choose_qparams)
 _MOST = torch.finfo(torch.float32).max
 
 
@@ -149,5 +148,5 @@ def _name(program: Program, node: Node) -> str:
 def _gates_codes(program: Program, node: Node) -> bool:
     """Whether an activation is multiplied by something else, and the product is quantized at once."""
     (product, *others) = list(node.users) or [node]
-    quantized = all(user.target in _QUANTIZERS for user in product.users)
+    quantized = all(user.target in QUANTIZERS for user in product.users)
     return not others and quantized and program.op(product) == "aten.mul.Tensor"

@@ -18,7 +18,8 @@ from qcompiler.ir import ops
 from qcompiler.ir.program import Node, Program
 from qcompiler.ir.types import TensorType
 
-_QUANTIZERS = (ops.quantize, ops.choose_qparams)
+QUANTIZERS = (ops.quantize, ops.choose_qparams)
+"""What reads reals to find codes, or their scales."""
 _FLOATS: dict[Kind, torch.dtype] = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 _NORM = "norm_quantize"
 _ACTIVATE = "activate_quantize"
@@ -171,7 +172,7 @@ def front_of(program: Program, node: Node, kind: Kind) -> Source:
     """
     if node.op != "call_function":
         return Source((node,))
-    read = any(user.target not in _QUANTIZERS for user in node.users)
+    read = any(user.target not in QUANTIZERS for user in node.users)
     found = _norm(program, node)
     if found is not None:
         return Source(found.nodes, found.front, node if read else None)

@@ -40,15 +40,13 @@ from qcompiler.backends.cuda.image_launches import (
     table_of,
 )
 from qcompiler.backends.cuda.layer import Layer, Port
-from qcompiler.backends.cuda.steps import Plan, Step
+from qcompiler.backends.cuda.steps import STEP, Plan, Step
 from qcompiler.backends.lowering.operands import operand_of
 from qcompiler.backends.reference.arithmetic import Grid
 from qcompiler.backends.reference.pointwise import table
 from qcompiler.ir import ops
 from qcompiler.ir.program import Node
 from qcompiler.ir.types import TensorType
-
-STEP = "assemble"
 
 
 @dataclass
@@ -156,7 +154,10 @@ class Images:
         """Codes of one grid side by side."""
         parts = node.args[1]
         operands = [operand_of(part) for part in parts] if isinstance(parts, list | tuple) else []
-        reads = [self.taken(operand.codes, "plain").node for operand in operands if operand is not None]
+        known = [operand for operand in operands if operand is not None]
+        if not known or len(known) != len(operands):
+            raise self.work.refusal(node, "its parts are not all codes")
+        reads = [self.taken(operand.codes, "plain").node for operand in known]
         builder = self.work.program.before(node, STEP)
         joined = builder.call("aten.cat", reads, *node.args[2:])
         self.hold(node, Stored(joined, "plain", 0, self.calls.needed(node).codes.spec))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from qcompiler.backends.cuda.arch import Architecture
 from qcompiler.backends.cuda.layer import Launch, Part, Scratch, Variant
 
+STEP = "assemble"
+"""Named by errors and by nodes that are made on the way to a library."""
 _ROWS = (*range(1, 9), 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 """For which kernels are chosen; a choice holds from the number before on."""
 

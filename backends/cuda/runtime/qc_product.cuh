@@ -4,7 +4,7 @@
  *   total[m, n] = sum + total_bias[n] - row_zero[m] * column_sum[n] - row_sum[m] * column_zero[n]
  *   scale[m, n] = input_scale[m] * weight_scale[n]             those that are NULL are 1
  *   real[m, n]  = activation(float(total) * scale + low[m] . up[n] + bias[n]) + residual[m, n],
- *                 between least and most if `clamped`
+ *                 between least and most if `clamped`, which makes NaN one of them
  *   code[m, n]  = real / out_scale (unless that is 0), to nearest even, + zero_point, between least and most
  *
  * float32, in this order, each product, quotient and sum rounded apart, parts that are NULL left out. With groups,
